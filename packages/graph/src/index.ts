@@ -1,4 +1,13 @@
+export { type Dim, plus, type Shape, times } from './dim.ts';
+export { gradients, type Seed } from './gradients.ts';
+export * from './operations.ts';
+export { type AdamWOptions, type AdamWState, adamW, globalNorm, type Optimizer } from './optimizers/adamw.ts';
+export { linearSchedule } from './optimizers/schedule.ts';
+export { print } from './print.ts';
 export { type Random, random } from './random.ts';
+export { type NodeRuntimeOptions, nodeRuntime } from './runtime/node.ts';
+export type { CompileOptions, Feeds, Program, Runtime } from './runtime/runtime.ts';
+export { type Outputs, type Segments, splitForwardBackward } from './segments.ts';
 export {
   type BoolTensor,
   elementCount,
@@ -11,3 +20,4 @@ export {
   type Tensor,
   zeros,
 } from './tensor.ts';
+export type { Value, ValueType } from './value.ts';

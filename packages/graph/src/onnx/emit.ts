@@ -1,0 +1,262 @@
+// Emission: each operation as the ONNX operators that compute it.
+import { type Dim, plus, type Shape, terms } from '../dim.ts';
+import type { Outputs } from '../segments.ts';
+import { float32, int64, type StoredTensor, type Tensor } from '../tensor.ts';
+import { type OperationKind, type OperationOf, topological, type Value, type ValueType } from '../value.ts';
+import { type Attribute, encodeModel, type Initializer, type Node, rawBytes } from './encode.ts';
+
+/** What the compiler of a runtime needs to know of a model. */
+export interface OnnxModel {
+  readonly bytes: Uint8Array;
+  readonly inputs: ReadonlyMap<string, { readonly dtype: ValueType; readonly shape: Shape }>;
+  readonly outputs: readonly string[];
+}
+
+/** Names a file that holds weights, as the runtime will find it. */
+export type LocationOf = (stored: StoredTensor) => string;
+
+class Emitter {
+  readonly nodes: Node[] = [];
+  readonly initializers: Initializer[] = [];
+  readonly #names = new Map<Value, string>();
+  readonly #memo = new Map<string, string>();
+  readonly #locationOf: LocationOf;
+  readonly #sizes: ReadonlyMap<string, { readonly input: string; readonly axis: number }>;
+  #count = 0;
+
+  constructor(order: readonly Value[], locationOf: LocationOf) {
+    this.#locationOf = locationOf;
+    this.#sizes = sizeSources(order);
+  }
+
+  nameOf(value: Value): string {
+    return this.#names.get(value)!;
+  }
+
+  bind(value: Value, name: string): void {
+    this.#names.set(value, name);
+  }
+
+  /** Appends a node with one output and returns the output's name. */
+  node(
+    type: string,
+    inputs: readonly string[],
+    attributes?: Record<string, Attribute>,
+    domain?: string,
+  ): string {
+    const output = this.fresh();
+    this.nodes.push({
+      type,
+      inputs,
+      outputs: [output],
+      ...(attributes && { attributes }),
+      ...(domain && { domain }),
+    });
+    return output;
+  }
+
+  microsoft(type: string, inputs: readonly string[], attributes?: Record<string, Attribute>): string {
+    return this.node(type, inputs, attributes, 'com.microsoft');
+  }
+
+  fresh(): string {
+    return `v${this.#count++}`;
+  }
+
+  tensor(tensor: Tensor): string {
+    const name = this.fresh();
+    this.initializers.push({ name, dims: tensor.dims, dtype: tensor.dtype, bytes: rawBytes(tensor) });
+    return name;
+  }
+
+  integers(...numbers: readonly number[]): string {
+    return this.once(`integers ${numbers}`, () => this.tensor(int64(numbers, [numbers.length])));
+  }
+
+  number(number: number): string {
+    return this.once(`number ${number}`, () => this.tensor(float32([number], [])));
+  }
+
+  ones(length: number): string {
+    return this.once(`ones ${length}`, () =>
+      this.tensor(float32(new Float32Array(length).fill(1), [length])),
+    );
+  }
+
+  once(key: string, make: () => string): string {
+    const known = this.#memo.get(key);
+    if (known) return known;
+    const name = make();
+    this.#memo.set(key, name);
+    return name;
+  }
+
+  stored(name: string, stored: StoredTensor): string {
+    const { dims, dtype, byteOffset, byteLength } = stored;
+    const external = { location: this.#locationOf(stored), byteOffset, byteLength };
+    this.initializers.push({ name, dims, dtype, external });
+    return dtype === 'float32' ? name : this.node('Cast', [name], { to: 1 });
+  }
+
+  /** A dimension as an int64 tensor [1], computed from the shapes of what is fed. */
+  size(dim: Dim): string {
+    if (typeof dim === 'number') return this.integers(dim);
+    return this.once(`size ${dim}`, () =>
+      terms(dim)
+        .map(({ coefficient, names }) => {
+          const factors = names.map((name) => this.#boundSize(name));
+          if (coefficient !== 1 || factors.length === 0) factors.unshift(this.integers(coefficient));
+          return factors.reduce((a, b) => this.node('Mul', [a, b]));
+        })
+        .reduce((a, b) => this.node('Add', [a, b])),
+    );
+  }
+
+  shape(shape: Shape): string {
+    if (shape.every((dim) => typeof dim === 'number')) return this.integers(...shape);
+    return this.once(`shape ${shape}`, () =>
+      shape.length === 1
+        ? this.size(shape[0]!)
+        : this.node(
+            'Concat',
+            shape.map((dim) => this.size(dim)),
+            { axis: 0 },
+          ),
+    );
+  }
+
+  #boundSize(name: string): string {
+    const source = this.#sizes.get(name);
+    if (!source)
+      throw new Error(`graph: no input has the dimension "${name}"; feed one whose shape names it`);
+    return this.once(`bound ${name}`, () =>
+      this.node('Shape', [source.input], { start: source.axis, end: source.axis + 1 }),
+    );
+  }
+}
+
+type EmissionRule<K extends OperationKind> = (
+  e: Emitter,
+  inputs: readonly string[],
+  operation: OperationOf<K>,
+  value: Value,
+) => string;
+
+const plain =
+  (type: string, attributes?: Record<string, Attribute>) =>
+  (e: Emitter, inputs: readonly string[]): string =>
+    e.node(type, inputs, attributes);
+
+const emissionRules: { readonly [K in OperationKind]: EmissionRule<K> } = {
+  input: (_, __, { name }) => name,
+  weight: (e, _, { name, stored }) => e.stored(name, stored),
+  constant: (e, _, { tensor }) => e.tensor(tensor),
+  add: plain('Add'),
+  sub: plain('Sub'),
+  mul: plain('Mul'),
+  div: plain('Div'),
+  neg: plain('Neg'),
+  exp: plain('Exp'),
+  sqrt: plain('Sqrt'),
+  sigmoid: plain('Sigmoid'),
+  silu: (e, inputs) => e.microsoft('QuickGelu', inputs, { alpha: { float: 1 } }),
+  keep: (e, [mask, x]) => e.node('Where', [mask!, x!, e.number(0)]),
+  matmul: (e, inputs, { transposeA, transposeB }, { shape }) => {
+    if (shape.length === 2)
+      return e.node('Gemm', inputs, { transA: Number(transposeA), transB: Number(transposeB) });
+    if (!transposeA && !transposeB) return e.node('MatMul', inputs);
+    return e.microsoft('FusedMatMul', inputs, { transA: Number(transposeA), transB: Number(transposeB) });
+  },
+  softmax: plain('Softmax', { axis: -1 }),
+  logSoftmax: plain('LogSoftmax', { axis: -1 }),
+  // Not the second output of SimplifiedLayerNormalization: ONNX Runtime 1.30 computes it wrongly on WebGPU.
+  rmsInverse: (e, [x], { epsilon }) => {
+    const mean = e.node('ReduceMean', [e.node('Mul', [x!, x!]), e.integers(-1)], { keepdims: 1 });
+    return e.node('Reciprocal', [e.node('Sqrt', [e.node('Add', [mean, e.number(epsilon)])])]);
+  },
+  rmsNorm: (e, inputs, { epsilon }) =>
+    e.node('SimplifiedLayerNormalization', inputs, { axis: -1, epsilon: { float: epsilon } }),
+  crossEntropy: (e, [logits, labels]) => {
+    const logProbabilities = e.node('LogSoftmax', [logits!], { axis: -1 });
+    const picked = e.node(
+      'GatherElements',
+      [logProbabilities, e.node('Unsqueeze', [labels!, e.integers(1)])],
+      {
+        axis: 1,
+      },
+    );
+    return e.node('Neg', [e.node('Squeeze', [picked, e.integers(1)])]);
+  },
+  oneHot: (e, [labels], { classes }) => {
+    const values = e.once('off and on', () => e.tensor(float32([0, 1], [2])));
+    return e.node('OneHot', [labels!, e.integers(classes), values], { axis: -1 });
+  },
+  sum: (e, [x], { axes }) => e.node('ReduceSum', [x!, e.integers(...axes)], { keepdims: 1 }),
+  expand: (e, [x], { shape }) => e.node('Expand', [x!, e.shape(shape)]),
+  reshape: (e, [x], { shape }) => {
+    const named = shape.filter((dim) => typeof dim === 'string');
+    const sizes =
+      named.length === 1
+        ? e.integers(...shape.map((dim) => (typeof dim === 'string' ? -1 : dim)))
+        : e.shape(shape);
+    return e.node('Reshape', [x!, sizes]);
+  },
+  transpose: (e, inputs, { permutation }) => e.node('Transpose', inputs, { perm: permutation }),
+  concat: (e, inputs, { axis }) => e.node('Concat', inputs, { axis }),
+  slice: (e, [x], { axis, before, size }) =>
+    e.node('Slice', [x!, e.size(before), e.size(plus(before, size)), e.integers(axis)]),
+  pad: (e, [x], { axis, before, size }, { inputs }) => {
+    const after = e.once(`after ${before} ${size} ${inputs[0]!.shape[axis]}`, () => {
+      const used = e.node('Add', [e.size(before), e.size(inputs[0]!.shape[axis]!)]);
+      return e.node('Sub', [e.size(size), used]);
+    });
+    const pads = e.node('Concat', [e.size(before), after], { axis: 0 });
+    return e.node('Pad', [x!, pads, '', e.integers(axis)]);
+  },
+  gather: (e, inputs) => e.node('Gather', inputs, { axis: 0 }),
+  scatter: (e, [x, indices], _, { shape }) => {
+    const zeros = e.node('ConstantOfShape', [e.shape(shape)]);
+    const rows = e.node('Unsqueeze', [indices!, e.integers(1)]);
+    return e.node('ScatterND', [zeros, rows, x!], { reduction: 'add' });
+  },
+  rotary: (e, [x, positions, cos, sin], { inverse }) => {
+    const turned = inverse ? e.once(`negative ${sin}`, () => e.node('Neg', [sin!])) : sin!;
+    return e.microsoft('RotaryEmbedding', [x!, positions!, cos!, turned], { interleaved: 0 });
+  },
+};
+
+/** The model that computes `outputs`. @throws if an output is not float32, or a named size occurs in no input. */
+export function emit(outputs: Outputs, locationOf: LocationOf): OnnxModel {
+  const { order, canonical } = topological(Object.values(outputs));
+  const e = new Emitter(order, locationOf);
+  const inputs = new Map<string, { dtype: ValueType; shape: Shape }>();
+  for (const value of order) {
+    const { operation } = value;
+    if (operation.kind === 'input')
+      inputs.set(operation.name, { dtype: operation.dtype, shape: operation.shape });
+    const rule = emissionRules[operation.kind] as EmissionRule<OperationKind>;
+    const operands = value.inputs.map((operand) => e.nameOf(operand));
+    e.bind(value, rule(e, operands, operation, value));
+  }
+  for (const [name, value] of Object.entries(outputs))
+    e.nodes.push({ type: 'Identity', inputs: [e.nameOf(canonical.get(value)!)], outputs: [name] });
+  const bytes = encodeModel({
+    nodes: e.nodes,
+    initializers: e.initializers,
+    inputs: [...inputs].map(([name, type]) => ({ name, ...type })),
+    outputs: Object.entries(outputs).map(([name, { dtype, shape }]) => ({ name, dtype, shape })),
+  });
+  return { bytes, inputs, outputs: Object.keys(outputs) };
+}
+
+/** For each named size the input and axis that carry it. */
+function sizeSources(order: readonly Value[]): Map<string, { input: string; axis: number }> {
+  const sources = new Map<string, { input: string; axis: number }>();
+  for (const { operation } of order)
+    if (operation.kind === 'input')
+      operation.shape.forEach((dim, axis) => {
+        if (typeof dim === 'string' && /^[A-Za-z]\w*$/.test(dim) && !sources.has(dim))
+          sources.set(dim, { input: operation.name, axis });
+      });
+  return sources;
+}

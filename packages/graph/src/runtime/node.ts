@@ -1,0 +1,103 @@
+// ONNX Runtime in Node, on the CPU.
+import { availableParallelism } from 'node:os';
+import { dirname, relative, sep } from 'node:path';
+import * as ort from 'onnxruntime-node';
+import type { Shape } from '../dim.ts';
+import { emit, type OnnxModel } from '../onnx/emit.ts';
+import type { Outputs } from '../segments.ts';
+import type { StoredTensor, Tensor } from '../tensor.ts';
+import { topological } from '../value.ts';
+import type { CompileOptions, Feeds, Program, Runtime } from './runtime.ts';
+
+export interface NodeRuntimeOptions {
+  /** Threads that one program computes with; as many as there are cores if absent. */
+  readonly threads?: number;
+}
+
+/** A runtime that computes on the CPU. Weights are mapped from their files. */
+export function nodeRuntime({ threads = availableParallelism() }: NodeRuntimeOptions = {}): Runtime {
+  return {
+    async compile<O extends Outputs>(outputs: O, { prepack = true }: CompileOptions = {}) {
+      const folder = commonFolder(outputs);
+      const model = emit(outputs, ({ file }) => relative(folder, file));
+      const session = await ort.InferenceSession.create(model.bytes, {
+        executionProviders: ['cpu'],
+        intraOpNumThreads: threads,
+        // Lengths vary from batch to batch, so a pattern of allocations made for one shape does not serve the next.
+        enableMemPattern: false,
+        logSeverityLevel: 3,
+        extra: {
+          session: {
+            model_external_initializers_file_folder_path: folder,
+            ...(!prepack && { disable_prepacking: '1' }),
+          },
+        },
+      });
+      return program(session, model) as Program<keyof O & string>;
+    },
+  };
+}
+
+function program(session: ort.InferenceSession, model: OnnxModel): Program {
+  return {
+    async run(feeds) {
+      checkFeeds(model, feeds);
+      const found = await session.run(
+        Object.fromEntries(
+          Object.entries(feeds).map(([name, { dtype, data, dims }]) => [
+            name,
+            new ort.Tensor(dtype, data as never, dims),
+          ]),
+        ),
+      );
+      return Object.fromEntries(
+        Object.entries(found).map(([name, { type, data, dims }]) => [
+          name,
+          { dtype: type, data, dims } as Tensor,
+        ]),
+      );
+    },
+    dispose: () => session.release(),
+  };
+}
+
+function checkFeeds(model: OnnxModel, feeds: Feeds): void {
+  const problems: string[] = [];
+  const sizes = new Map<string, number>();
+  for (const name of Object.keys(feeds))
+    if (!model.inputs.has(name)) problems.push(`"${name}" is not an input`);
+  for (const [name, { dtype, shape }] of model.inputs) {
+    const fed = feeds[name];
+    if (!fed) problems.push(`"${name}" is missing`);
+    else if (fed.dtype !== dtype) problems.push(`"${name}" is ${fed.dtype}, the graph wants ${dtype}`);
+    else if (!fits(fed.dims, shape, sizes))
+      problems.push(`"${name}" is [${fed.dims.join(', ')}], the graph wants [${shape.join(', ')}]`);
+  }
+  if (problems.length > 0)
+    throw new Error(`graph: what is fed does not fit the program: ${problems.join('; ')}`);
+}
+
+/** Whether dimensions fit a shape, given the named sizes bound so far; binds those that it meets first. */
+function fits(dims: readonly number[], shape: Shape, sizes: Map<string, number>): boolean {
+  if (dims.length !== shape.length) return false;
+  return shape.every((dim, axis) => {
+    const size = dims[axis]!;
+    if (typeof dim === 'number') return dim === size;
+    if (!/^\w+$/.test(dim)) return true;
+    const bound = sizes.get(dim) ?? size;
+    sizes.set(dim, bound);
+    return bound === size;
+  });
+}
+
+/** The deepest folder that holds all files of a graph's weights: ONNX Runtime looks for them below one folder. */
+function commonFolder(outputs: Outputs): string {
+  const files = topological(Object.values(outputs)).order.flatMap(({ operation }): StoredTensor[] =>
+    operation.kind === 'weight' ? [operation.stored] : [],
+  );
+  const folders = files.map(({ file }) => dirname(file).split(sep));
+  const [first, ...rest] = folders;
+  if (!first) return process.cwd();
+  const shared = first.findIndex((part, depth) => rest.some((folder) => folder[depth] !== part));
+  return (shared === -1 ? first : first.slice(0, shared)).join(sep) || sep;
+}

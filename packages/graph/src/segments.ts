@@ -1,0 +1,58 @@
+// A joint graph of outputs and gradients cut into two programs: `forward` returns what the caller wants and the
+// residuals, `backward` consumes the residuals. What is a leaf (fed, frozen) is taken again instead of stored.
+import { input } from './operations.ts';
+import { topological, type Value } from './value.ts';
+
+export type Outputs = Readonly<Record<string, Value>>;
+
+export interface Segments {
+  /** The outputs asked for, and `residual.0`, `residual.1`, ... */
+  readonly forward: Outputs;
+  /** The gradients asked for, computed from the residuals, the seeds and the leaves. */
+  readonly backward: Outputs;
+  readonly residuals: readonly string[];
+}
+
+/** Cuts `outputs` and the `gradients` that were derived from them into two programs with equal results. */
+export function splitForwardBackward(outputs: Outputs, gradients: Outputs): Segments {
+  const names = Object.keys(outputs);
+  const { order, canonical } = topological([...Object.values(outputs), ...Object.values(gradients)]);
+  const inForward = new Set<Value>();
+  const visit = names.map((name) => canonical.get(outputs[name]!)!);
+  while (visit.length > 0) {
+    const node = visit.pop()!;
+    if (inForward.has(node)) continue;
+    inForward.add(node);
+    visit.push(...node.inputs);
+  }
+
+  const forward: Record<string, Value> = Object.fromEntries(
+    names.map((n) => [n, canonical.get(outputs[n]!)!]),
+  );
+  const residuals: string[] = [];
+  const replaced = new Map<Value, Value>();
+  const isLeaf = (node: Value) => node.inputs.length === 0;
+  for (const node of order) {
+    if (inForward.has(node)) continue;
+    const inputs = node.inputs.map((operand) => {
+      if (!inForward.has(operand) || isLeaf(operand)) return replaced.get(operand) ?? operand;
+      let residual = replaced.get(operand);
+      if (!residual) {
+        const name = `residual.${residuals.length}`;
+        residual = input(name, operand.dtype, operand.shape);
+        replaced.set(operand, residual);
+        residuals.push(name);
+        forward[name] = operand;
+      }
+      return residual;
+    });
+    replaced.set(node, { ...node, inputs });
+  }
+  const backward = Object.fromEntries(
+    Object.entries(gradients).map(([name, gradient]) => {
+      const node = canonical.get(gradient)!;
+      return [name, replaced.get(node) ?? node];
+    }),
+  );
+  return { forward, backward, residuals };
+}

@@ -1,0 +1,184 @@
+// The shape rule of every operation: types and shapes of the inputs in, type and shape of the value out.
+import { broadcast, type Dim, plus, type Shape, sameShape, showShape, times } from './dim.ts';
+import type { OperationKind, OperationOf, Value, ValueType } from './value.ts';
+
+interface Typed {
+  readonly dtype: ValueType;
+  readonly shape: Shape;
+}
+type ShapeRule<K extends OperationKind> = (operation: OperationOf<K>, inputs: readonly Value[]) => Typed;
+
+const elementwise = (operation: { readonly kind: OperationKind }, [a, b]: readonly Value[]): Typed => {
+  expectFloat(operation.kind, a!, b!);
+  return { dtype: 'float32', shape: broadcast(a!.shape, b!.shape) };
+};
+const same = (operation: { readonly kind: OperationKind }, [x]: readonly Value[]): Typed => {
+  expectFloat(operation.kind, x!);
+  return { dtype: 'float32', shape: x!.shape };
+};
+
+export const shapeRules: { readonly [K in OperationKind]: ShapeRule<K> } = {
+  input: ({ dtype, shape }) => ({ dtype, shape }),
+  weight: ({ stored }) => ({ dtype: 'float32', shape: stored.dims }),
+  constant: ({ tensor }) => ({ dtype: tensor.dtype, shape: tensor.dims }),
+  add: elementwise,
+  sub: elementwise,
+  mul: elementwise,
+  div: elementwise,
+  neg: same,
+  exp: same,
+  sqrt: same,
+  sigmoid: same,
+  silu: same,
+  softmax: same,
+  logSoftmax: same,
+  keep: (_, [mask, x]) => {
+    expect(
+      mask!.dtype === 'bool' && sameShape(mask!.shape, x!.shape),
+      'keep',
+      [mask!, x!],
+      'a bool mask of the same shape',
+    );
+    return { dtype: 'float32', shape: x!.shape };
+  },
+  matmul: ({ transposeA, transposeB }, [a, b]) => {
+    expectFloat('matmul', a!, b!);
+    const [aRows, aColumns] = matrix(a!, transposeA);
+    const [bRows, bColumns] = matrix(b!, transposeB);
+    const fits = sameShape(a!.shape.slice(0, -2), b!.shape.slice(0, -2)) && aColumns === bRows;
+    expect(fits, 'matmul', [a!, b!], `equal leading axes and inner sizes (${aColumns} and ${bRows})`);
+    return { dtype: 'float32', shape: [...a!.shape.slice(0, -2), aRows, bColumns] };
+  },
+  rmsInverse: (_, [x]) => {
+    expectFloat('rmsInverse', x!);
+    return { dtype: 'float32', shape: [...x!.shape.slice(0, -1), 1] };
+  },
+  rmsNorm: (_, [x, weight]) => {
+    expectFloat('rmsNorm', x!, weight!);
+    expect(
+      sameShape(weight!.shape, x!.shape.slice(-1)),
+      'rmsNorm',
+      [x!, weight!],
+      'a weight as long as the last axis',
+    );
+    return { dtype: 'float32', shape: x!.shape };
+  },
+  crossEntropy: (_, [logits, labels]) => {
+    const fits =
+      logits!.shape.length === 2 &&
+      labels!.dtype === 'int64' &&
+      sameShape(labels!.shape, [logits!.shape[0]!]);
+    expect(fits, 'crossEntropy', [logits!, labels!], 'logits [n, classes] and int64 labels [n]');
+    return { dtype: 'float32', shape: labels!.shape };
+  },
+  oneHot: ({ classes }, [labels]) => {
+    expect(labels!.dtype === 'int64', 'oneHot', [labels!], 'int64 labels');
+    return { dtype: 'float32', shape: [...labels!.shape, classes] };
+  },
+  sum: ({ axes }, [x]) => {
+    expectFloat('sum', x!);
+    expect(
+      axes.every((axis) => axis >= 0 && axis < x!.shape.length),
+      'sum',
+      [x!],
+      `the axes ${axes}`,
+    );
+    return { dtype: 'float32', shape: x!.shape.map((dim, axis) => (axes.includes(axis) ? 1 : dim)) };
+  },
+  expand: ({ shape }, [x]) => {
+    expect(
+      sameShape(broadcast(x!.shape, shape), shape),
+      'expand',
+      [x!],
+      `a shape that grows to ${showShape(shape)}`,
+    );
+    return { dtype: x!.dtype, shape };
+  },
+  reshape: ({ shape }, [x]) => {
+    expect(
+      times(...x!.shape) === times(...shape),
+      'reshape',
+      [x!],
+      `as many elements as ${showShape(shape)}`,
+    );
+    return { dtype: x!.dtype, shape };
+  },
+  transpose: ({ permutation }, [x]) => {
+    const sorted = [...permutation].sort((a, b) => a - b);
+    const fits = sorted.length === x!.shape.length && sorted.every((axis, i) => axis === i);
+    expect(fits, 'transpose', [x!], `as many axes as the permutation ${permutation}`);
+    return { dtype: x!.dtype, shape: permutation.map((axis) => x!.shape[axis]!) };
+  },
+  concat: ({ axis }, inputs) => {
+    const [first] = inputs;
+    const fits = inputs.every((input) => sameShape(without(input.shape, axis), without(first!.shape, axis)));
+    expect(fits, 'concat', inputs, `equal shapes apart from axis ${axis}`);
+    return {
+      dtype: first!.dtype,
+      shape: first!.shape.map((dim, i) =>
+        i === axis ? plus(...inputs.map((input) => input.shape[axis]!)) : dim,
+      ),
+    };
+  },
+  slice: ({ axis, size }, [x]) => {
+    expect(axis < x!.shape.length, 'slice', [x!], `an axis ${axis}`);
+    return { dtype: x!.dtype, shape: x!.shape.map((dim, i) => (i === axis ? size : dim)) };
+  },
+  pad: ({ axis, size }, [x]) => {
+    expectFloat('pad', x!);
+    return { dtype: x!.dtype, shape: x!.shape.map((dim, i) => (i === axis ? size : dim)) };
+  },
+  gather: (_, [x, indices]) => {
+    const fits = indices!.dtype === 'int64' && indices!.shape.length === 1;
+    expect(fits, 'gather', [x!, indices!], 'int64 indices [n]');
+    return { dtype: x!.dtype, shape: [indices!.shape[0]!, ...x!.shape.slice(1)] };
+  },
+  scatter: ({ rows }, [x, indices]) => {
+    expectFloat('scatter', x!);
+    const fits = indices!.dtype === 'int64' && sameShape(indices!.shape, [x!.shape[0]!]);
+    expect(fits, 'scatter', [x!, indices!], 'int64 indices, one a row');
+    return { dtype: 'float32', shape: [rows, ...x!.shape.slice(1)] };
+  },
+  rotary: (_, [x, positions, cos, sin]) => {
+    const [batch, , time, d] = x!.shape;
+    const fits =
+      x!.shape.length === 4 &&
+      positions!.dtype === 'int64' &&
+      sameShape(positions!.shape, [batch!, time!]) &&
+      typeof d === 'number' &&
+      cos!.shape[1] === d / 2 &&
+      sameShape(cos!.shape, sin!.shape);
+    expect(
+      fits,
+      'rotary',
+      [x!, positions!, cos!, sin!],
+      'x [batch, heads, time, d], positions [batch, time], tables [n, d/2]',
+    );
+    return { dtype: 'float32', shape: x!.shape };
+  },
+};
+
+function matrix(x: Value, transposed: boolean): readonly [Dim, Dim] {
+  expect(x.shape.length >= 2, 'matmul', [x], 'at least two axes');
+  const [rows, columns] = x.shape.slice(-2) as [Dim, Dim];
+  return transposed ? [columns, rows] : [rows, columns];
+}
+
+function without(shape: Shape, axis: number): Shape {
+  return shape.filter((_, i) => i !== axis);
+}
+
+function expectFloat(kind: OperationKind, ...inputs: readonly Value[]): void {
+  expect(
+    inputs.every((input) => input.dtype === 'float32'),
+    kind,
+    inputs,
+    'float32 inputs',
+  );
+}
+
+function expect(fits: boolean, kind: OperationKind, inputs: readonly Value[], wanted: string): void {
+  if (fits) return;
+  const found = inputs.map((input) => `${input.dtype}${showShape(input.shape)}`).join(', ');
+  throw new Error(`graph: ${kind} needs ${wanted}, found ${found}`);
+}

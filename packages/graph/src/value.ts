@@ -1,0 +1,129 @@
+// Values and the closed set of operations that make them. A value is immutable and knows its inputs, so a graph is
+// nothing but its outputs: what no output needs does not exist. Shape rules are in `shapes.ts`, gradients in
+// `gradients.ts`, emission in `onnx/emit.ts`: each a table typed by `Operation`, complete by the type checker.
+import type { Dim, Shape } from './dim.ts';
+import { shapeRules } from './shapes.ts';
+import type { StoredTensor, Tensor } from './tensor.ts';
+
+export type ValueType = Tensor['dtype'];
+
+/** Operations without settings. */
+type Plain<K extends string> = K extends string ? { readonly kind: K } : never;
+
+export type Operation =
+  // leaves
+  | { readonly kind: 'input'; readonly name: string; readonly dtype: ValueType; readonly shape: Shape }
+  | { readonly kind: 'weight'; readonly name: string; readonly stored: StoredTensor }
+  | { readonly kind: 'constant'; readonly tensor: Tensor }
+  // elementwise with broadcasting, elementwise, over the last axis
+  | Plain<
+      'add' | 'sub' | 'mul' | 'div' | 'neg' | 'exp' | 'sqrt' | 'sigmoid' | 'silu' | 'softmax' | 'logSoftmax'
+    >
+  /** Where the first input (bool, same shape) is false the second becomes 0. */
+  | { readonly kind: 'keep' }
+  // products
+  /** Matrix product over the last two axes; leading axes are equal. */
+  | { readonly kind: 'matmul'; readonly transposeA: boolean; readonly transposeB: boolean }
+  /** 1 / sqrt(mean(x^2) + epsilon), [..., 1]. */
+  | { readonly kind: 'rmsInverse'; readonly epsilon: number }
+  /** x * rmsInverse(x) * weight. */
+  | { readonly kind: 'rmsNorm'; readonly epsilon: number }
+  /** -log softmax(logits)[label] per row: ([n, classes], int64 [n]) -> [n]. */
+  | { readonly kind: 'crossEntropy' }
+  /** int64 [n] -> [n, classes]. */
+  | { readonly kind: 'oneHot'; readonly classes: number }
+  // reductions and form
+  | { readonly kind: 'sum'; readonly axes: readonly number[] }
+  | { readonly kind: 'expand'; readonly shape: Shape }
+  | { readonly kind: 'reshape'; readonly shape: Shape }
+  | { readonly kind: 'transpose'; readonly permutation: readonly number[] }
+  | { readonly kind: 'concat'; readonly axis: number }
+  /** The range of an axis that follows `before` places and has `size` places. */
+  | { readonly kind: 'slice'; readonly axis: number; readonly before: Dim; readonly size: Dim }
+  /** Zeros around a range of an axis: the transpose of `slice`. */
+  | { readonly kind: 'pad'; readonly axis: number; readonly before: Dim; readonly size: Dim }
+  /** Rows along axis 0: ([rows, ...], int64 [n]) -> [n, ...]. */
+  | { readonly kind: 'gather' }
+  /** The sum of rows that go to the same place, 0 elsewhere: the transpose of `gather`. */
+  | { readonly kind: 'scatter'; readonly rows: Dim }
+  /**
+   * Rotary position embedding in the half-split layout of Hugging Face: ([batch, heads, time, d], int64 positions
+   * [batch, time], cos [table, d/2], sin [table, d/2]); `inverse` turns the other way.
+   */
+  | { readonly kind: 'rotary'; readonly inverse: boolean };
+
+export type OperationKind = Operation['kind'];
+export type OperationOf<K extends OperationKind> = Extract<Operation, { readonly kind: K }>;
+
+export interface Value {
+  readonly operation: Operation;
+  readonly inputs: readonly Value[];
+  readonly dtype: ValueType;
+  readonly shape: Shape;
+}
+
+/** The value of an operation. @throws if the inputs' shapes or types do not fit. */
+export function value(operation: Operation, ...inputs: readonly Value[]): Value {
+  const rule = shapeRules[operation.kind] as (
+    operation: Operation,
+    inputs: readonly Value[],
+  ) => {
+    dtype: ValueType;
+    shape: Shape;
+  };
+  return { operation, inputs, ...rule(operation, inputs) };
+}
+
+/** All values that the outputs need, each once, inputs before users. Equal operations on equal inputs are one value. */
+export function topological(outputs: readonly Value[]): {
+  readonly order: readonly Value[];
+  /** The one value that stands for a value of the graph. */
+  readonly canonical: ReadonlyMap<Value, Value>;
+} {
+  const order: Value[] = [];
+  const canonical = new Map<Value, Value>();
+  const byKey = new Map<string, Value>();
+  const numbers = new Map<Value, number>();
+  const objectIds = new Map<object, number>();
+  const stack = [...outputs].reverse();
+  while (stack.length > 0) {
+    const current = stack.at(-1)!;
+    if (canonical.has(current)) {
+      stack.pop();
+      continue;
+    }
+    const missing = current.inputs.filter((input) => !canonical.has(input));
+    if (missing.length > 0) {
+      stack.push(...missing.reverse());
+      continue;
+    }
+    stack.pop();
+    const inputs = current.inputs.map((input) => canonical.get(input)!);
+    const key = `${operationKey(current.operation, objectIds)}(${inputs.map((input) => numbers.get(input)).join()})`;
+    const known = byKey.get(key);
+    if (known) canonical.set(current, known);
+    else {
+      const representative = inputs.every((input, i) => input === current.inputs[i])
+        ? current
+        : { ...current, inputs };
+      byKey.set(key, representative);
+      numbers.set(representative, order.length);
+      order.push(representative);
+      canonical.set(current, representative);
+      canonical.set(representative, representative);
+    }
+  }
+  return { order, canonical };
+}
+
+/** Large constants are told apart by identity, small ones by their content. */
+function operationKey(operation: Operation, objectIds: Map<object, number>): string {
+  if (operation.kind === 'input') return `input:${operation.name}`;
+  if (operation.kind === 'weight') return `weight:${operation.name}`;
+  if (operation.kind !== 'constant') return JSON.stringify(operation);
+  const { dtype, dims, data } = operation.tensor;
+  if (data.length <= 16)
+    return `constant:${dtype}[${dims}]${Array.from(data as Iterable<number | bigint>).join()}`;
+  if (!objectIds.has(data)) objectIds.set(data, objectIds.size);
+  return `constant#${objectIds.get(data)}[${dims}]`;
+}
