@@ -1,0 +1,57 @@
+// An adapter merged into its base weights, W + (alpha / r) B A, as a checkpoint of its own; and taken out again.
+import { copyFile, mkdir, readdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { Checkpoint } from './checkpoint/checkpoint.ts';
+import { readTensor, writeSafetensorsStream } from './checkpoint/safetensors.ts';
+import type { Adapter } from './language-model.ts';
+import { adaptedProjections, loraName } from './lora.ts';
+
+/** Writes the fused checkpoint (float32 safetensors, with configuration and tokenizer) into `directory`. */
+export async function fuseAdapter(
+  checkpoint: Checkpoint,
+  adapter: Adapter,
+  directory: string,
+): Promise<void> {
+  await writeMerged(checkpoint, adapter, 1, directory);
+}
+
+/** The inverse: `checkpoint` is fused with `adapter`; what is written is its base, up to rounding. */
+export async function unfuseAdapter(
+  checkpoint: Checkpoint,
+  adapter: Adapter,
+  directory: string,
+): Promise<void> {
+  await writeMerged(checkpoint, adapter, -1, directory);
+}
+
+async function writeMerged(
+  { config, tensors, directory: source }: Checkpoint,
+  adapter: Adapter,
+  sign: 1 | -1,
+  directory: string,
+): Promise<void> {
+  await mkdir(directory, { recursive: true });
+  for (const name of await readdir(source))
+    if (name.endsWith('.json') && !name.startsWith('model.safetensors'))
+      await copyFile(join(source, name), join(directory, name));
+  const adapted = new Map(
+    [...adaptedProjections(config, adapter.config).keys()].map((path) => [`model.${path}.weight`, path]),
+  );
+  const shapes = new Map([...tensors].map(([name, { dims }]) => [name, dims]));
+  await writeSafetensorsStream(join(directory, 'model.safetensors'), shapes, async (name) => {
+    const { data, dims } = await readTensor(tensors.get(name)!);
+    const path = adapted.get(name);
+    if (!path) return data;
+    const a = adapter.tensors.get(loraName(path, 'A'))!.data;
+    const b = adapter.tensors.get(loraName(path, 'B'))!.data;
+    const { rank, alpha } = adapter.config;
+    const [out, in_] = dims as [number, number];
+    for (let o = 0; o < out; o++)
+      for (let i = 0; i < in_; i++) {
+        let product = 0;
+        for (let r = 0; r < rank; r++) product += b[o * rank + r]! * a[r * in_ + i]!;
+        data[o * in_ + i] = data[o * in_ + i]! + (sign * alpha * product) / rank;
+      }
+    return data;
+  });
+}

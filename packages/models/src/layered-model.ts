@@ -1,0 +1,48 @@
+// The seam that everything written once for all architectures stands on: an embedding, a list of layers, a head.
+// Hidden states are [batch * time, d].
+import type { Dim, Value } from '@fellrec/graph';
+
+/** Queries [batch, heads, time, headDim] and the keys and values [batch, kvHeads, time, headDim] of the same tokens. */
+export interface Attended {
+  readonly queries: Value;
+  readonly keys: Value;
+  readonly values: Value;
+}
+
+/** What a layer needs besides hidden states. */
+export interface LayerContext {
+  readonly batch: Dim;
+  readonly time: Dim;
+  /** int64 [batch, time]: number of real tokens before each token. */
+  readonly positions: Value;
+  /** Cosine and sine tables [positions, headDim / 2]. */
+  readonly cos: Value;
+  readonly sin: Value;
+  /** What each query reads, [batch, heads, time, headDim]. Queries are already scaled by 1 / sqrt(headDim). */
+  attend(layer: number, attended: Attended): Value;
+  /** The adapter's addition to a projection of `x`, by its path (`layers.0.self_attn.q_proj`); absent without one. */
+  adapt?(path: string, x: Value): Value | undefined;
+}
+
+export interface LayeredModel {
+  readonly layerCount: number;
+  /** Token ids [batch, time] to hidden states. */
+  embed(ids: Value): Value;
+  /**
+   * Hidden states after layer `index` (from 0). With `rows` (int64 [n]) only these rows are computed after the
+   * attention and returned, [n, d]: the last layer is needed only where something is read.
+   */
+  layer(index: number, hidden: Value, context: LayerContext, rows?: Value): Value;
+  /** The normalised hidden states, [n, d], that the head and grounding read. */
+  normalize(hidden: Value): Value;
+  /** Normalised hidden states [n, d] to logits [n, vocabulary]. */
+  logits(normalized: Value): Value;
+}
+
+/** Hidden states after all layers, before the final norm; with `rows`, of these rows only. */
+export function runLayers(model: LayeredModel, ids: Value, context: LayerContext, rows?: Value): Value {
+  let hidden = model.embed(ids);
+  for (let index = 0; index < model.layerCount; index++)
+    hidden = model.layer(index, hidden, context, index === model.layerCount - 1 ? rows : undefined);
+  return hidden;
+}

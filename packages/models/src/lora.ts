@@ -1,0 +1,131 @@
+// LoRA (arXiv 2106.09685): W x + (alpha / r) B A dropout(x), on any of the seven projections, with PEFT's names.
+import {
+  dropout,
+  elementCount,
+  type Float32Tensor,
+  input,
+  linear,
+  type NamedTensors,
+  random,
+  scale,
+  type Value,
+} from '@fellrec/graph';
+import type { LlamaConfig } from './checkpoint/config.ts';
+
+export const projections = [
+  'q_proj',
+  'k_proj',
+  'v_proj',
+  'o_proj',
+  'gate_proj',
+  'up_proj',
+  'down_proj',
+] as const;
+export type Projection = (typeof projections)[number];
+
+export interface LoraConfig {
+  /** r, the inner size of the product. */
+  readonly rank: number;
+  /** The product is scaled by alpha / rank. */
+  readonly alpha: number;
+  /** Probability of dropping an element of the product's input in training. */
+  readonly dropout: number;
+  readonly targetModules: readonly Projection[];
+}
+
+/** `layers.0.self_attn.q_proj` for every adapted projection, in the model's order, with its [out, in]. */
+export function adaptedProjections(
+  config: LlamaConfig,
+  { targetModules }: Pick<LoraConfig, 'targetModules'>,
+): ReadonlyMap<string, readonly [out: number, in_: number]> {
+  const shapes = projectionShapes(config);
+  return new Map(
+    Array.from({ length: config.layerCount }).flatMap((_, index) =>
+      projections
+        .filter((name) => targetModules.includes(name))
+        .map(
+          (name) =>
+            [`layers.${index}.${isAttention(name) ? 'self_attn' : 'mlp'}.${name}`, shapes[name]] as const,
+        ),
+    ),
+  );
+}
+
+export function projectionShapes(
+  config: LlamaConfig,
+): Record<Projection, readonly [out: number, in_: number]> {
+  const { hiddenSize: d, intermediateSize: f, headCount, keyValueHeadCount, headDim } = config;
+  const [q, kv] = [headCount * headDim, keyValueHeadCount * headDim];
+  return {
+    q_proj: [q, d],
+    k_proj: [kv, d],
+    v_proj: [kv, d],
+    o_proj: [d, q],
+    gate_proj: [f, d],
+    up_proj: [f, d],
+    down_proj: [d, f],
+  };
+}
+
+/** PEFT's name of one half of a projection's adapter. */
+export function loraName(path: string, half: 'A' | 'B'): string {
+  return `base_model.model.model.${path}.lora_${half}.weight`;
+}
+
+/** A fresh adapter: A uniform in +-1/sqrt(in) (Kaiming with a = sqrt 5, as PEFT), B zero, so that it changes nothing. */
+export function initialAdapter(config: LlamaConfig, lora: LoraConfig, seed: number): NamedTensors {
+  const tensors = new Map<string, Float32Tensor>();
+  for (const [path, [out, in_]] of adaptedProjections(config, lora)) {
+    const { uniform } = random(seed, 'adapter', path);
+    const bound = 1 / Math.sqrt(in_);
+    const a = Float32Array.from({ length: lora.rank * in_ }, () => bound * (2 * uniform() - 1));
+    tensors.set(loraName(path, 'A'), { dtype: 'float32', dims: [lora.rank, in_], data: a });
+    const dims = [out, lora.rank];
+    tensors.set(loraName(path, 'B'), { dtype: 'float32', dims, data: new Float32Array(elementCount(dims)) });
+  }
+  return tensors;
+}
+
+export interface LoraGraph {
+  /** The adapter's tensors as inputs, by PEFT's name. */
+  readonly parameters: ReadonlyMap<string, Value>;
+  /** Dropout masks, inputs too (bool, the shape of a projection's input), by name: known once the graph is built. */
+  readonly masks: ReadonlyMap<string, Value>;
+  /** For LayerContext. */
+  adapt(path: string, x: Value): Value | undefined;
+}
+
+/** The inputs and the computation of an adapter. With `training` and dropout above 0, masks are inputs as well. */
+export function loraGraph(
+  config: LlamaConfig,
+  lora: LoraConfig,
+  { training }: { training: boolean },
+): LoraGraph {
+  const parameters = new Map<string, Value>();
+  const masks = new Map<string, Value>();
+  const paths = adaptedProjections(config, lora);
+  for (const [path, [out, in_]] of paths) {
+    parameters.set(loraName(path, 'A'), input(loraName(path, 'A'), 'float32', [lora.rank, in_]));
+    parameters.set(loraName(path, 'B'), input(loraName(path, 'B'), 'float32', [out, lora.rank]));
+  }
+  function masked(path: string, x: Value): Value {
+    if (!training || lora.dropout === 0) return x;
+    const name = `dropout.${path}`;
+    const mask = input(name, 'bool', x.shape);
+    masks.set(name, mask);
+    return dropout(mask, x, lora.dropout);
+  }
+  return {
+    parameters,
+    masks,
+    adapt(path, x) {
+      if (!paths.has(path)) return undefined;
+      const inner = linear(masked(path, x), parameters.get(loraName(path, 'A'))!); // [n, rank]
+      return linear(scale(inner, lora.alpha / lora.rank), parameters.get(loraName(path, 'B'))!);
+    },
+  };
+}
+
+function isAttention(name: Projection): boolean {
+  return name === 'q_proj' || name === 'k_proj' || name === 'v_proj' || name === 'o_proj';
+}

@@ -1,0 +1,45 @@
+// A checkpoint's tokenizer.json through Hugging Face's tokenizer library.
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { Tokenizer as HuggingFaceTokenizer } from '@huggingface/tokenizers';
+
+export interface Tokenizer {
+  /** Token ids, with the begin-of-sequence token where the model's tokenizer adds one. */
+  encode(text: string): number[];
+  /** Token ids of a continuation: no special tokens are added. */
+  encodeContinuation(text: string): number[];
+  /** Text without special tokens. */
+  decode(ids: readonly number[]): string;
+}
+
+/** @throws if the folder has no usable tokenizer.json. */
+export async function loadTokenizer(directory: string): Promise<Tokenizer> {
+  const file = join(directory, 'tokenizer.json');
+  const tokenizer = await readJson(file, true);
+  const config = await readJson(join(directory, 'tokenizer_config.json'), false);
+  let library: HuggingFaceTokenizer;
+  try {
+    library = new HuggingFaceTokenizer(tokenizer, config);
+  } catch (cause) {
+    throw new Error(`tokenizer: ${file} cannot be used: ${(cause as Error).message}`, { cause });
+  }
+  return {
+    encode: (text) => library.encode(text).ids,
+    encodeContinuation: (text) => library.encode(text, { add_special_tokens: false }).ids,
+    decode: (ids) => (ids.length === 0 ? '' : library.decode([...ids], { skip_special_tokens: true })),
+  };
+}
+
+async function readJson(file: string, required: boolean): Promise<object> {
+  const text = await readFile(file, 'utf8').catch((cause) => {
+    if (!required && cause.code === 'ENOENT') return '{}';
+    throw new Error(`tokenizer: cannot read ${file}; put the model's tokenizer.json into its folder`, {
+      cause,
+    });
+  });
+  try {
+    return JSON.parse(text) as object;
+  } catch (cause) {
+    throw new Error(`tokenizer: ${file} is not valid JSON: ${(cause as Error).message}`, { cause });
+  }
+}
