@@ -1,8 +1,215 @@
+// GGUF files of the llama architecture: dequantised once into a safetensors file of the cache, with Hugging Face's names
+// and row order, and mapped from there.
+import { createHash } from 'node:crypto';
+import { existsSync } from 'node:fs';
+import { mkdir, open, readFile } from 'node:fs/promises';
+import { dirname, join, resolve } from 'node:path';
 import type { StoredTensor } from '@fellrec/graph';
-import type { LlamaConfig } from './config.ts';
+import { type GGUFTensorInfo, gguf } from '@huggingface/gguf';
+import { type LlamaConfig, parseConfig } from './config.ts';
+import { encodings } from './dequantize.ts';
+import { readSafetensorsIndex, writeSafetensorsStream } from './safetensors.ts';
+
+type Metadata = Readonly<Record<string, unknown>>;
+
+/** @throws on another architecture or quantisation (by name), a truncated file (naming the tensor), or a config.json that disagrees. */
 export async function openGguf(
   file: string,
   cacheDir: string,
-): Promise<{ config: LlamaConfig; tensors: ReadonlyMap<string, StoredTensor> }> {
-  throw new Error(`model: ${file}: GGUF ${cacheDir}`);
+): Promise<{ readonly config: LlamaConfig; readonly tensors: ReadonlyMap<string, StoredTensor> }> {
+  const path = resolve(file);
+  const header = await gguf(path, { allowLocalFile: true }).catch((cause) => {
+    throw new Error(`model: ${file} is no GGUF file, or its header is damaged: ${cause.message}`, { cause });
+  });
+  const config = await configOf(header.metadata as unknown as Metadata, header.tensorInfos, path);
+  const handle = await open(path);
+  try {
+    const { size } = await handle.stat();
+    const tensors = header.tensorInfos.map((info) =>
+      describe(info, Number(header.tensorDataOffset), config, file),
+    );
+    const beyond = tensors.find(({ at, bytes }) => at + bytes > size);
+    if (beyond)
+      throw new Error(
+        `model: ${file} is truncated: "${beyond.ggufName}" ends at byte ${beyond.at + beyond.bytes}, the file has ${size}; download it again`,
+      );
+    await mkdir(cacheDir, { recursive: true });
+    const cached = join(resolve(cacheDir), `gguf-${await fileHash(path)}.safetensors`);
+    if (!existsSync(cached)) {
+      const byName = new Map(tensors.map((tensor) => [tensor.name, tensor]));
+      await writeSafetensorsStream(
+        cached,
+        new Map(tensors.map(({ name, dims }) => [name, dims])),
+        async (name) => {
+          const { at, bytes, encoding, dims, heads } = byName.get(name)!;
+          const buffer = Buffer.alloc(bytes);
+          await handle.read(buffer, 0, bytes, at);
+          const elements = dims.reduce((a, b) => a * b, 1);
+          const values = encoding.decode(new DataView(buffer.buffer, buffer.byteOffset, bytes), elements);
+          return heads === undefined ? values : halfSplitRows(values, dims, heads);
+        },
+      );
+    }
+    return { config, tensors: await readSafetensorsIndex(cached) };
+  } finally {
+    await handle.close();
+  }
+}
+
+function describe(
+  { name: ggufName, shape, dtype, offset }: GGUFTensorInfo,
+  dataStart: number,
+  config: LlamaConfig,
+  file: string,
+) {
+  const encoding = encodings.get(dtype);
+  if (!encoding)
+    throw new Error(
+      `model: ${file}: "${ggufName}" has the unsupported quantisation ${quantisationName(dtype)}; supported: ${[...encodings.values()].map(({ name }) => name).join(', ')}`,
+    );
+  const dims = shape.map(Number).reverse();
+  const elements = dims.reduce((a, b) => a * b, 1);
+  const heads = ggufName.endsWith('attn_q.weight')
+    ? config.headCount
+    : ggufName.endsWith('attn_k.weight')
+      ? config.keyValueHeadCount
+      : undefined;
+  const bytes = (elements / encoding.blockElements) * encoding.blockBytes;
+  return {
+    ggufName,
+    name: huggingFaceName(ggufName),
+    dims,
+    encoding,
+    heads,
+    at: dataStart + Number(offset),
+    bytes,
+  };
+}
+
+const layerNames: Readonly<Record<string, string>> = {
+  attn_norm: 'input_layernorm',
+  attn_q: 'self_attn.q_proj',
+  attn_k: 'self_attn.k_proj',
+  attn_v: 'self_attn.v_proj',
+  attn_output: 'self_attn.o_proj',
+  ffn_norm: 'post_attention_layernorm',
+  ffn_gate: 'mlp.gate_proj',
+  ffn_up: 'mlp.up_proj',
+  ffn_down: 'mlp.down_proj',
+};
+
+/** Names without a counterpart stay as they are and are reported as unused. */
+function huggingFaceName(name: string): string {
+  if (name === 'token_embd.weight') return 'model.embed_tokens.weight';
+  if (name === 'output_norm.weight') return 'model.norm.weight';
+  if (name === 'output.weight') return 'lm_head.weight';
+  const match = /^blk\.(\d+)\.(\w+)\.weight$/.exec(name);
+  const known = match && layerNames[match[2]!];
+  return known ? `model.layers.${match[1]}.${known}.weight` : name;
+}
+
+/** GGUF interleaves the two halves of each head's rows (2 i, 2 i + 1); Hugging Face keeps them apart (i, i + d/2). */
+function halfSplitRows(
+  values: Float32Array,
+  [rows, columns]: readonly number[],
+  heads: number,
+): Float32Array {
+  const out = new Float32Array(values.length);
+  const headDim = rows! / heads;
+  for (let head = 0; head < heads; head++)
+    for (let i = 0; i < headDim / 2; i++)
+      for (const half of [0, 1]) {
+        const from = (head * headDim + 2 * i + half) * columns!;
+        out.set(
+          values.subarray(from, from + columns!),
+          (head * headDim + half * (headDim / 2) + i) * columns!,
+        );
+      }
+  return out;
+}
+
+/** The configuration in the header; a config.json beside the file adds what GGUF lacks and must not contradict it. */
+async function configOf(
+  metadata: Metadata,
+  infos: readonly GGUFTensorInfo[],
+  file: string,
+): Promise<LlamaConfig> {
+  const architecture = metadata['general.architecture'];
+  if (architecture !== 'llama')
+    throw new Error(`model: ${file}: unsupported architecture "${architecture}"; supported: llama`);
+  const of = (key: string) => metadata[`llama.${key}`];
+  const tokens = metadata['tokenizer.ggml.tokens'];
+  const scaling = of('rope.scaling.type');
+  const beside = join(dirname(file), 'config.json');
+  const hasConfig = existsSync(beside);
+  if (
+    !hasConfig &&
+    ((scaling !== undefined && scaling !== 'none') || infos.some(({ name }) => name === 'rope_freqs.weight'))
+  )
+    throw new Error(
+      `model: ${file} scales RoPE, and GGUF does not say how; put the model's config.json beside it`,
+    );
+  const found = {
+    model_type: 'llama',
+    vocab_size: of('vocab_size') ?? (Array.isArray(tokens) ? tokens.length : undefined),
+    hidden_size: of('embedding_length'),
+    intermediate_size: of('feed_forward_length'),
+    num_hidden_layers: of('block_count'),
+    num_attention_heads: of('attention.head_count'),
+    num_key_value_heads: of('attention.head_count_kv'),
+    max_position_embeddings: of('context_length'),
+    rope_theta: of('rope.freq_base') ?? 10_000,
+    tie_word_embeddings: !infos.some(({ name }) => name === 'output.weight'),
+    bos_token_id: metadata['tokenizer.ggml.bos_token_id'],
+    eos_token_id: metadata['tokenizer.ggml.eos_token_id'],
+    // Stored as float32: 1e-5 reads 0.00000999...
+    rms_norm_eps: Number(Number(of('attention.layer_norm_rms_epsilon')).toPrecision(6)),
+  };
+  if (!hasConfig) return parseConfig(found, file);
+  const json = JSON.parse(await readFile(beside, 'utf8'));
+  const contradictions = Object.entries(found)
+    .filter(
+      ([key, value]) =>
+        value !== undefined && json[key] != null && key !== 'eos_token_id' && json[key] !== value,
+    )
+    .map(([key, value]) => `${key} is ${value} in the GGUF file and ${json[key]} in config.json`);
+  if (contradictions.length > 0)
+    throw new Error(
+      `model: ${file} and the config.json beside it disagree:\n  ${contradictions.join('\n  ')}`,
+    );
+  return parseConfig({ ...found, ...json }, beside);
+}
+
+async function fileHash(file: string): Promise<string> {
+  const hash = createHash('sha256');
+  const handle = await open(file);
+  try {
+    for await (const chunk of handle.readableWebStream()) hash.update(chunk as Uint8Array);
+  } finally {
+    await handle.close().catch(() => {});
+  }
+  return hash.digest('hex').slice(0, 32);
+}
+
+function quantisationName(dtype: number): string {
+  const names: Readonly<Record<number, string>> = {
+    6: 'Q5_0',
+    7: 'Q5_1',
+    9: 'Q8_1',
+    10: 'Q2_K',
+    11: 'Q3_K',
+    12: 'Q4_K',
+    13: 'Q5_K',
+    14: 'Q6_K',
+    15: 'Q8_K',
+    16: 'IQ2_XXS',
+    17: 'IQ2_XS',
+    18: 'IQ3_XXS',
+    19: 'IQ1_S',
+    20: 'IQ4_NL',
+    21: 'IQ3_S',
+    22: 'IQ2_S',
+    23: 'IQ4_XS',
+  };
+  return names[dtype] ?? `type ${dtype}`;
 }
