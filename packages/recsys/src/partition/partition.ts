@@ -1,0 +1,136 @@
+// Which user belongs to which client: K-means on user vectors, at random, or by a column of the user's.
+import { random } from '@fellrec/graph';
+import { kmeans } from 'ml-kmeans';
+import type { Dataset, User } from '../dataset.ts';
+import { popularity } from '../floors.ts';
+import { type BprOptions, userVectors } from './bpr.ts';
+
+export type PartitionMethod =
+  | { readonly method: 'kmeans' | 'random' }
+  | { readonly method: 'column'; readonly column: string };
+
+export type PartitionOptions = PartitionMethod & {
+  /** Ignored by `column`, which makes a client of every value. */
+  readonly clients: number;
+  readonly seed: number;
+  readonly bpr?: Omit<BprOptions, 'seed'>;
+};
+
+export interface Partition {
+  readonly method: PartitionMethod['method'];
+  readonly clients: readonly { readonly name: string; readonly users: readonly string[] }[];
+  /**
+   * Mean cosine between the item popularity of two clients: near 1 the partition says nothing (random users of Games:
+   * 0.87), 0.1 to 0.3 is a partition by taste.
+   */
+  readonly popularityCosine: number;
+}
+
+/** Every user belongs to exactly one client, no client is empty. @throws if there are too few users or no such column. */
+export function partition(dataset: Dataset, options: PartitionOptions): Partition {
+  const groups = groupUsers(dataset, options);
+  const clients = [...groups].map(([name, users]) => ({ name, users: users.map(({ id }) => id) }));
+  return { method: options.method, clients, popularityCosine: meanCosine(dataset, [...groups.values()]) };
+}
+
+function groupUsers(dataset: Dataset, options: PartitionOptions): Map<string, User[]> {
+  const { users } = dataset;
+  const { clients, seed } = options;
+  if (options.method !== 'column' && clients > users.length)
+    throw new Error(
+      `partition: ${clients} clients for ${users.length} users; a client needs at least one user`,
+    );
+  switch (options.method) {
+    case 'column':
+      return group(
+        users,
+        users.map((user) => {
+          const value = user.attributes[options.column];
+          if (value === undefined) {
+            const known = Object.keys(
+              users.find(({ attributes }) => Object.keys(attributes).length > 0)?.attributes ?? {},
+            );
+            throw new Error(
+              `partition: user ${user.id} has no column "${options.column}"; columns: ${known.join(', ') || 'none'}`,
+            );
+          }
+          return value;
+        }),
+      );
+    case 'random': {
+      const order = random(seed, 'partition').shuffle(users.map((_, i) => i));
+      const labels: string[] = [];
+      order.forEach((user, i) => {
+        labels[user] = String(i % clients);
+      });
+      return group(users, labels);
+    }
+    case 'kmeans': {
+      const vectors = userVectors(users, dataset.catalogue.items.length, { ...options.bpr, seed }).map(unit);
+      return group(users, cluster(vectors, clients, seed).map(String));
+    }
+  }
+}
+
+/** The clustering of least inertia of five K-means++ starts. */
+function cluster(vectors: readonly (readonly number[])[], clients: number, seed: number): number[] {
+  if (clients === 1) return vectors.map(() => 0);
+  let best: { clusters: number[]; inertia: number } | undefined;
+  const data = vectors as number[][];
+  for (let start = 0; start < 5; start++) {
+    const drawn = random(seed, 'kmeans', start).integer(2 ** 31);
+    const { clusters, centroids } = kmeans(data, clients, { seed: drawn, initialization: 'kmeans++' });
+    const inertia = data.reduce(
+      (sum, vector, i) => sum + squaredDistance(vector, centroids[clusters[i]!]!),
+      0,
+    );
+    const complete = new Set(clusters).size === clients;
+    if (complete && (!best || inertia < best.inertia)) best = { clusters, inertia };
+  }
+  if (!best) throw new Error(`partition: K-means found fewer than ${clients} clusters; use fewer clients`);
+  return best.clusters;
+}
+
+/** Users by label; clients are named `client-0`, ... in the labels' order. */
+function group(users: readonly User[], labels: readonly string[]): Map<string, User[]> {
+  const sorted = [...new Set(labels)].sort((a, b) => a.localeCompare(b, 'en', { numeric: true }));
+  const numeric = sorted.every((label) => /^\d+$/.test(label));
+  const nameOf = (label: string) =>
+    numeric ? `client-${sorted.indexOf(label)}` : label.replace(/[^\w.-]+/g, '-');
+  const groups = new Map<string, User[]>(sorted.map((label) => [nameOf(label), []]));
+  users.forEach((user, i) => {
+    groups.get(nameOf(labels[i]!))!.push(user);
+  });
+  return groups;
+}
+
+function meanCosine(dataset: Dataset, clients: readonly (readonly User[])[]): number {
+  const vectors = clients.map((users) => popularity(users, dataset.catalogue.items.length));
+  let sum = 0;
+  let pairs = 0;
+  for (let a = 0; a < vectors.length; a++)
+    for (let b = a + 1; b < vectors.length; b++) {
+      sum += cosine(vectors[a]!, vectors[b]!);
+      pairs++;
+    }
+  return pairs === 0 ? 1 : sum / pairs;
+}
+
+function cosine(a: Float64Array, b: Float64Array): number {
+  let [ab, aa, bb] = [0, 0, 0];
+  for (let i = 0; i < a.length; i++) {
+    ab += a[i]! * b[i]!;
+    aa += a[i]! ** 2;
+    bb += b[i]! ** 2;
+  }
+  return aa === 0 || bb === 0 ? 0 : ab / Math.sqrt(aa * bb);
+}
+
+function unit(vector: Float32Array): number[] {
+  const norm = Math.sqrt(vector.reduce((sum, x) => sum + x * x, 0));
+  return Array.from(vector, (x) => x / norm);
+}
+
+function squaredDistance(a: readonly number[], b: readonly number[]): number {
+  return a.reduce((sum, x, i) => sum + (x - b[i]!) ** 2, 0);
+}

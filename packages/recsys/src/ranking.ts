@@ -1,0 +1,35 @@
+// Full ranking: every item of the catalogue that the user has not seen, by score.
+import type { Random } from '@fellrec/graph';
+
+export interface RankingOptions {
+  readonly k: number;
+  /** Items that are not ranked. */
+  readonly exclude: readonly number[];
+  /** Decides between items of equal score, so that neither targets nor low ids are favoured. */
+  readonly random: Random;
+}
+
+/** The k best items by `scores` (one an item, higher is better), best first. @throws on a score that is no number. */
+export function rank(scores: ArrayLike<number>, { k, exclude, random }: RankingOptions): number[] {
+  const excluded = new Set(exclude);
+  // A min-heap would be faster for large k; k is at most 50 here, and most items fall below the worst kept.
+  const best: { item: number; score: number; tie: number }[] = [];
+  for (let item = 0; item < scores.length; item++) {
+    const score = scores[item]!;
+    if (Number.isNaN(score)) throw new Error(`ranking: the score of item ${item} is not a number`);
+    if (excluded.has(item)) continue;
+    const worst = best[k - 1];
+    if (worst && score < worst.score) continue;
+    const entry = { item, score, tie: random.uniform() };
+    if (worst && !above(entry, worst)) continue;
+    let place = best.length;
+    while (place > 0 && above(entry, best[place - 1]!)) place--;
+    best.splice(place, 0, entry);
+    if (best.length > k) best.pop();
+  }
+  return best.map(({ item }) => item);
+}
+
+function above(a: { score: number; tie: number }, b: { score: number; tie: number }): boolean {
+  return a.score > b.score || (a.score === b.score && a.tie > b.tie);
+}
