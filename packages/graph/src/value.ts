@@ -118,8 +118,6 @@ export function topological(outputs: readonly Value[]): {
 
 /** Large constants are told apart by identity, small ones by their content. */
 function operationKey(operation: Operation, objectIds: Map<object, number>): string {
-  if (operation.kind === 'input') return `input:${operation.name}`;
-  if (operation.kind === 'weight') return `weight:${operation.name}`;
   if (operation.kind !== 'constant') return JSON.stringify(operation);
   const { dtype, dims, data } = operation.tensor;
   if (data.length <= 16)

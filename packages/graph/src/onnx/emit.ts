@@ -60,7 +60,7 @@ class Emitter {
   }
 
   fresh(): string {
-    return `v${this.#count++}`;
+    return `%${this.#count++}`;
   }
 
   tensor(tensor: Tensor): string {
@@ -101,6 +101,7 @@ class Emitter {
   /** A dimension as an int64 tensor [1], computed from the shapes of what is fed. */
   size(dim: Dim): string {
     if (typeof dim === 'number') return this.integers(dim);
+    if (this.#sizes.has(dim)) return this.#boundSize(dim);
     return this.once(`size ${dim}`, () =>
       terms(dim)
         .map(({ coefficient, names }) => {
@@ -214,10 +215,13 @@ const emissionRules: { readonly [K in OperationKind]: EmissionRule<K> } = {
     return e.node('Pad', [x!, pads, '', e.integers(axis)]);
   },
   gather: (e, inputs) => e.node('Gather', inputs, { axis: 0 }),
+  // Not ScatterND: on several threads ONNX Runtime 1.30 loses rows of it that go to the same place.
   scatter: (e, [x, indices], _, { shape }) => {
     const zeros = e.node('ConstantOfShape', [e.shape(shape)]);
-    const rows = e.node('Unsqueeze', [indices!, e.integers(1)]);
-    return e.node('ScatterND', [zeros, rows, x!], { reduction: 'add' });
+    const trailing = shape.slice(1).map((_, i) => i + 1);
+    const rows = trailing.length > 0 ? e.node('Unsqueeze', [indices!, e.integers(...trailing)]) : indices!;
+    const places = e.node('Expand', [rows, e.node('Shape', [x!])]);
+    return e.node('ScatterElements', [zeros, places, x!], { axis: 0, reduction: 'add' });
   },
   rotary: (e, [x, positions, cos, sin], { inverse }) => {
     const turned = inverse ? e.once(`negative ${sin}`, () => e.node('Neg', [sin!])) : sin!;
@@ -225,13 +229,19 @@ const emissionRules: { readonly [K in OperationKind]: EmissionRule<K> } = {
   },
 };
 
-/** The model that computes `outputs`. @throws if an output is not float32, or a named size occurs in no input. */
+/** The model that computes `outputs`. @throws if two leaves have one name, or a named size occurs in no input. */
 export function emit(outputs: Outputs, locationOf: LocationOf): OnnxModel {
   const { order, canonical } = topological(Object.values(outputs));
   const e = new Emitter(order, locationOf);
   const inputs = new Map<string, { dtype: ValueType; shape: Shape }>();
+  const leaves = new Set<string>();
   for (const value of order) {
     const { operation } = value;
+    if ('name' in operation) {
+      if (leaves.has(operation.name))
+        throw new Error(`graph: two different leaves are named "${operation.name}"`);
+      leaves.add(operation.name);
+    }
     if (operation.kind === 'input')
       inputs.set(operation.name, { dtype: operation.dtype, shape: operation.shape });
     const rule = emissionRules[operation.kind] as EmissionRule<OperationKind>;
@@ -249,14 +259,13 @@ export function emit(outputs: Outputs, locationOf: LocationOf): OnnxModel {
   return { bytes, inputs, outputs: Object.keys(outputs) };
 }
 
-/** For each named size the input and axis that carry it. */
+/** For each named size, and each expression that an input has, the input and axis that carry it. */
 function sizeSources(order: readonly Value[]): Map<string, { input: string; axis: number }> {
   const sources = new Map<string, { input: string; axis: number }>();
   for (const { operation } of order)
     if (operation.kind === 'input')
       operation.shape.forEach((dim, axis) => {
-        if (typeof dim === 'string' && /^[A-Za-z]\w*$/.test(dim) && !sources.has(dim))
-          sources.set(dim, { input: operation.name, axis });
+        if (typeof dim === 'string' && !sources.has(dim)) sources.set(dim, { input: operation.name, axis });
       });
   return sources;
 }
