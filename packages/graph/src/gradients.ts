@@ -1,6 +1,6 @@
 // Reverse-mode differentiation: the gradient of a value is a graph again, made of the same operations, so that it can
 // be differentiated once more. One rule an operation: the gradient of its output in, those of its inputs out.
-import { times } from './dim.ts';
+import { sameShape, showShape, times } from './dim.ts';
 import {
   add,
   div,
@@ -128,6 +128,11 @@ export function gradients(loss: Value | readonly Seed[], wrt: readonly Value[]):
     const known = byValue.get(target);
     byValue.set(target, known ? add(known, gradient) : gradient);
   };
+  for (const { value, gradient } of seeds)
+    if (!sameShape(value.shape, gradient.shape))
+      throw new Error(
+        `graph: the gradient of ${describe(value)} is ${showShape(gradient.shape)}, the value is ${showShape(value.shape)}`,
+      );
   for (const seed of seeds) accumulate(canonical.get(seed.value)!, seed.gradient);
   for (const y of order.toReversed()) {
     const dy = byValue.get(y);

@@ -33,12 +33,8 @@ export const shapeRules: { readonly [K in OperationKind]: ShapeRule<K> } = {
   softmax: same,
   logSoftmax: same,
   keep: (_, [mask, x]) => {
-    expect(
-      mask!.dtype === 'bool' && sameShape(mask!.shape, x!.shape),
-      'keep',
-      [mask!, x!],
-      'a bool mask of the same shape',
-    );
+    const fits = mask!.dtype === 'bool' && x!.dtype === 'float32' && sameShape(mask!.shape, x!.shape);
+    expect(fits, 'keep', [mask!, x!], 'a bool mask and float32 values of one shape');
     return { dtype: 'float32', shape: x!.shape };
   },
   matmul: ({ transposeA, transposeB }, [a, b]) => {
@@ -65,6 +61,7 @@ export const shapeRules: { readonly [K in OperationKind]: ShapeRule<K> } = {
   },
   crossEntropy: (_, [logits, labels]) => {
     const fits =
+      logits!.dtype === 'float32' &&
       logits!.shape.length === 2 &&
       labels!.dtype === 'int64' &&
       sameShape(labels!.shape, [logits!.shape[0]!]);
@@ -111,8 +108,13 @@ export const shapeRules: { readonly [K in OperationKind]: ShapeRule<K> } = {
   },
   concat: ({ axis }, inputs) => {
     const [first] = inputs;
-    const fits = inputs.every((input) => sameShape(without(input.shape, axis), without(first!.shape, axis)));
-    expect(fits, 'concat', inputs, `equal shapes apart from axis ${axis}`);
+    const fits = inputs.every(
+      (input) =>
+        hasAxis(input, axis) &&
+        input.dtype === first!.dtype &&
+        sameShape(without(input.shape, axis), without(first!.shape, axis)),
+    );
+    expect(fits, 'concat', inputs, `equal types and shapes apart from axis ${axis}`);
     return {
       dtype: first!.dtype,
       shape: first!.shape.map((dim, i) =>
@@ -120,12 +122,15 @@ export const shapeRules: { readonly [K in OperationKind]: ShapeRule<K> } = {
       ),
     };
   },
-  slice: ({ axis, size }, [x]) => {
-    expect(axis < x!.shape.length, 'slice', [x!], `an axis ${axis}`);
+  slice: ({ axis, before, size }, [x]) => {
+    const fits = hasAxis(x!, axis) && isWithin(plus(before, size), x!.shape[axis]!);
+    expect(fits, 'slice', [x!], `an axis ${axis} of at least ${plus(before, size)} places`);
     return { dtype: x!.dtype, shape: x!.shape.map((dim, i) => (i === axis ? size : dim)) };
   },
-  pad: ({ axis, size }, [x]) => {
+  pad: ({ axis, before, size }, [x]) => {
     expectFloat('pad', x!);
+    const fits = hasAxis(x!, axis) && isWithin(plus(before, x!.shape[axis]!), size);
+    expect(fits, 'pad', [x!], `an axis ${axis} that fits behind ${before} of ${size} places`);
     return { dtype: x!.dtype, shape: x!.shape.map((dim, i) => (i === axis ? size : dim)) };
   },
   gather: (_, [x, indices]) => {
@@ -162,6 +167,15 @@ function matrix(x: Value, transposed: boolean): readonly [Dim, Dim] {
   expect(x.shape.length >= 2, 'matmul', [x], 'at least two axes');
   const [rows, columns] = x.shape.slice(-2) as [Dim, Dim];
   return transposed ? [columns, rows] : [rows, columns];
+}
+
+function hasAxis(x: Value, axis: number): boolean {
+  return axis >= 0 && axis < x.shape.length;
+}
+
+/** False if both sizes are known and the range ends behind the axis. */
+function isWithin(end: Dim, size: Dim): boolean {
+  return typeof end === 'string' || typeof size === 'string' || end <= size;
 }
 
 function without(shape: Shape, axis: number): Shape {
