@@ -1,7 +1,7 @@
 // Seeded randomness. One seed drives a run; every consumer draws from a stream of its own, named by what it is for,
 // so that no draw depends on how many others were made before it (a resumed run draws what the uninterrupted one drew).
 import { createHash } from 'node:crypto';
-import { xoroshiro128plus } from 'pure-rand/generator/xoroshiro128plus';
+import { xoroshiro128plusFromState } from 'pure-rand/generator/xoroshiro128plus';
 
 export interface Random {
   /** Uniform in [0, 1). */
@@ -19,7 +19,7 @@ export function random(seed: number, ...stream: readonly (string | number)[]): R
   const digest = createHash('sha256')
     .update(JSON.stringify([seed, ...stream]))
     .digest();
-  const generator = xoroshiro128plus(digest.readInt32LE(0));
+  const generator = xoroshiro128plusFromState([0, 4, 8, 12].map((offset) => digest.readInt32LE(offset)));
   const word = () => generator.next() >>> 0;
   const uniform = () => ((word() >>> 5) * 0x4000000 + (word() >>> 6)) / 0x20000000000000;
   const integer = (below: number) => Math.floor(uniform() * below);
