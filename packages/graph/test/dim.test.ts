@@ -55,6 +55,7 @@ test('expressions stand for what arithmetic gives', () =>
 test('what is known is a number, what is named is readable', () => {
   expect(plus(2, times(3, 4))).toBe(14);
   expect(times('time', 'batch', 2)).toBe('2*batch*time');
+  expect(plus('time+2*past+time')).toBe('2*time+2*past');
   expect(plus('past', 'time', 'past', 1)).toBe('time+2*past+1');
 });
 

@@ -432,6 +432,7 @@ export const operations: { readonly [K in OperationKind]: Checks } = {
     misfits: [
       [/equal types and shapes apart from axis 1/, () => op.concat([x(2, 3), x(3, 3)], 1)],
       [/apart from axis 2, found float32\[2, 3\], float32\[2, 3\]/, () => op.concat([x(2, 3), x(2, 3)], 2)],
+      [/apart from axis -1/, () => op.concat([x(2), x(2)], -1)],
       [/equal types/, () => op.concat([x(2), ids(2)], 0)],
     ],
   },
@@ -464,6 +465,12 @@ export const operations: { readonly [K in OperationKind]: Checks } = {
   },
   pad: {
     cases: [
+      {
+        inputs: [fed('batch', 2)],
+        build: (a) => op.add(op.pad(a, 1, 0, 4), op.pad(a, 1, 2, 4)), // [a a]
+        shape: ['batch', 4],
+        formula: (a) => tabulate([a.dims[0]!, 4], (i, j) => at(a, i!, j! % 2)),
+      },
       {
         inputs: [fed('batch', 2)],
         build: (a) => op.pad(a, 1, 1, 4),

@@ -3,7 +3,7 @@ import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { afterAll, describe, expect, test } from 'vitest';
-import type { Shape } from '../src/dim.ts';
+import { plus, type Shape, times } from '../src/dim.ts';
 import { gradients } from '../src/gradients.ts';
 import {
   add,
@@ -180,6 +180,10 @@ test('a named size that no input binds is an error', async () => {
   await expect(runtime.compile({ y: folded })).rejects.toThrow('no input has the dimension "batch"');
   const bound = await run({ y, kept: input('b', 'float32', ['batch']) }, { x: zeros([1, 3]), b: zeros([4]) });
   expect(bound['y']!.dims).toEqual([4, 3]);
+  const sized = expand(x(1), [plus(times(2, 'batch', 'time'), 'batch', 3)]);
+  const ids = input('ids', 'int64', ['batch', 'time']);
+  const grown = await run({ sized, kept: ids }, { x: zeros([1]), ids: int64(Array(10).fill(0), [5, 2]) });
+  expect(grown['sized']!.dims).toEqual([2 * 5 * 2 + 5 + 3]);
   const product = mul(expand(input('b', 'float32', [1]), ['batch*time']), x('batch*time'));
   const whole = await run({ product }, { b: float32([2], [1]), x: float32([1, 2, 3], [3]) });
   expect([...whole['product']!.data]).toEqual([2, 4, 6]);

@@ -84,6 +84,7 @@ describe('forward and backward', () => {
 
   test('hand over residuals that are used and are no leaves', () => {
     expect(Object.keys(forward)).toEqual(['loss', ...residuals]);
+    expect(new Set(Object.values(forward)).size).toBe(1 + residuals.length);
     for (const name of residuals) expect(forward[name]!.inputs.length).toBeGreaterThan(0);
     const used = topological(Object.values(backward)).order.flatMap(({ operation }) =>
       operation.kind === 'input' && operation.name.startsWith('residual.') ? [operation.name] : [],
