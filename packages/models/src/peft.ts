@@ -28,7 +28,7 @@ export async function readAdapter(directory: string): Promise<Adapter> {
   const text = await readFile(file, 'utf8').catch((cause) => {
     throw new Error(`adapter: cannot read ${file}; is this a PEFT folder?`, { cause });
   });
-  const parsed = schema.safeParse(JSON.parse(text));
+  const parsed = schema.safeParse(parseJson(text, file));
   if (!parsed.success) throw new Error(`adapter: ${file}:\n${z.prettifyError(parsed.error)}`);
   const { r: rank, lora_alpha: alpha, lora_dropout: dropout, target_modules: targetModules } = parsed.data;
   const found = await readSafetensors(join(directory, 'adapter_model.safetensors'));
@@ -50,6 +50,14 @@ export async function readAdapter(directory: string): Promise<Adapter> {
   }
   if (problems.length > 0) throw new Error(`adapter: ${directory}:\n  ${problems.join('\n  ')}`);
   return { config: { rank, alpha, dropout, targetModules }, tensors };
+}
+
+function parseJson(text: string, file: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch (cause) {
+    throw new Error(`adapter: ${file} is not valid JSON: ${(cause as Error).message}`, { cause });
+  }
 }
 
 /** Writes (or replaces) an adapter's two files. `baseModel` is what transformers will look for. */

@@ -1,0 +1,240 @@
+// What must hold for every model and adapter: batches change nothing, micro-batches add up, a fresh adapter is silent,
+// gradients are slopes of the loss, dropout is reproducible.
+import { float32, input, type NamedTensors, nodeRuntime, random } from '@fellrec/graph';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { dropoutFeeds, ignoredLabel, labelCount, type Sequence } from '../src/batch.ts';
+import { openCheckpoint } from '../src/checkpoint/checkpoint.ts';
+import { type Adapter, type LanguageModel, languageModel } from '../src/language-model.ts';
+import { initialAdapter, type LoraConfig, loraName, projections } from '../src/lora.ts';
+import { largestDifference, norm, relativeDifference } from './numbers.ts';
+import { fixture, temporaryFolder } from './shared.ts';
+
+const cacheDir = temporaryFolder();
+let model: LanguageModel;
+beforeAll(async () => {
+  model = languageModel(await openCheckpoint(fixture('llama-gqa-tied'), { cacheDir }), nodeRuntime());
+});
+afterAll(() => model.release());
+
+const draw = random(7, 'sequences');
+const tokens = (length: number) => [1, ...Array.from({ length: length - 1 }, () => 3 + draw.integer(98))];
+/** Labelled from place `from`. */
+const sequence = (ids: readonly number[], from = 0): Sequence => ({
+  ids,
+  labels: ids.map((id, t) => (t < from ? ignoredLabel : id)),
+});
+// 16 and 17 lie on both sides of a step of the padded length.
+const prompts = [3, 17, 30, 16].map(tokens);
+const batch = prompts.map((ids, i) => sequence(ids, i));
+
+/** An adapter that is not at its start: all halves random. */
+function adapterOf(config: LoraConfig, seed = 3): Adapter {
+  const tensors: NamedTensors = new Map(
+    [...initialAdapter(model.checkpoint.config, config, seed)].map(([name, { dims, data }]) => {
+      const { normal } = random(seed, 'perturb', name);
+      return [
+        name,
+        float32(
+          Float32Array.from(data, () => 0.2 * normal()),
+          dims,
+        ),
+      ];
+    }),
+  );
+  return { config, tensors };
+}
+const plain: LoraConfig = { rank: 3, alpha: 6, dropout: 0, targetModules: ['q_proj', 'v_proj'] };
+const all: LoraConfig = { ...plain, targetModules: projections };
+
+describe('sequences of different lengths in one batch', () => {
+  test('have the vectors that they have alone', async () => {
+    const adapter = adapterOf(plain);
+    const together = await model.vectors(prompts, adapter);
+    const alone = await Promise.all(prompts.map((ids) => model.vectors([ids], adapter)));
+    expect(together.dims).toEqual([4, 32]);
+    expect(
+      largestDifference(
+        together.data,
+        alone.flatMap(({ data }) => [...data]),
+      ),
+    ).toBeLessThan(1e-5);
+  });
+
+  test('have the logits that they have alone', async () => {
+    const together = (await model.trace(prompts.map((ids) => ({ ids })))).logits!;
+    const time = together.dims[0]! / prompts.length;
+    for (const [i, ids] of prompts.entries()) {
+      const alone = (await model.trace([{ ids }])).logits!.data as Float32Array;
+      const rows = (together.data as Float32Array).subarray(i * time * 101, (i * time + ids.length) * 101);
+      expect(largestDifference(rows, alone.subarray(0, rows.length))).toBeLessThan(1e-5);
+    }
+  });
+
+  test('have the loss that they have alone, weighted by their labels', async () => {
+    let sum = 0;
+    for (const each of batch) sum += (await model.loss([each])) * labelCount([each]);
+    const mean = sum / labelCount(batch);
+    expect(Math.abs((await model.loss(batch)) - mean)).toBeLessThan(1e-5);
+    expect(Math.abs((await model.loss(batch, undefined, 3)) - mean)).toBeLessThan(1e-5);
+  });
+
+  test.each([1, 3])('have the continuations that they have alone: %i beams', async (beams) => {
+    const options = { beams, maxNewTokens: 12, eosIds: [2] };
+    const adapter = adapterOf(plain);
+    const together = await model.generate(prompts, options, adapter);
+    for (const [i, ids] of prompts.entries()) {
+      const [alone] = await model.generate([ids], options, adapter);
+      expect(together[i]!.map(({ ids }) => ids)).toEqual(alone!.map(({ ids }) => ids));
+      const scores = together[i]!.map(({ score }) => score);
+      expect(
+        largestDifference(
+          scores,
+          alone!.map(({ score }) => score),
+        ),
+      ).toBeLessThan(1e-5);
+    }
+  });
+});
+
+test('a continuation is scored by the loss of its tokens', async () => {
+  const prompt = prompts[1]!;
+  const [found] = await model.generate([prompt], { beams: 4, maxNewTokens: 6, eosIds: [2] });
+  expect(found).toHaveLength(4);
+  for (const { ids, score } of found!) {
+    const loss = await model.loss([sequence([...prompt, ...ids], prompt.length)]);
+    expect(Math.abs(score + loss)).toBeLessThan(1e-5);
+  }
+  expect(found!.map(({ score }) => score)).toEqual(found!.map(({ score }) => score).sort((a, b) => b - a));
+});
+
+describe('gradients', () => {
+  test('of micro-batches add up to those of the batch', async () => {
+    const adapter = adapterOf(plain);
+    // A micro-batch without a label adds nothing.
+    const withSilent = [...batch.slice(0, 2), sequence(tokens(9), 9), ...batch.slice(2)];
+    const whole = await model.gradients(withSilent, adapter);
+    for (const microBatch of [1, 2, 4]) {
+      const parts = await model.gradients(withSilent, adapter, { microBatch });
+      expect(Math.abs(parts.loss - whole.loss)).toBeLessThan(1e-5);
+      expect([...parts.gradients.keys()]).toEqual([...whole.gradients.keys()]);
+      for (const [name, { data }] of parts.gradients)
+        expect(relativeDifference(data, whole.gradients.get(name)!.data), name).toBeLessThan(1e-5);
+    }
+    expect(Math.abs(whole.loss - (await model.loss(withSilent, adapter)))).toBeLessThan(1e-5);
+    expect(whole.tokens).toEqual({ real: 3 + 17 + 9 + 30 + 16, padded: 5 * 32 });
+  });
+
+  test('are slopes of the loss, for each of the seven projections', async () => {
+    const adapter = adapterOf(all);
+    const { gradients } = await model.gradients(batch, adapter);
+    expect([...gradients.keys()]).toEqual([...adapter.tensors.keys()]);
+    expect(gradients.size).toBe(7 * 4 * 2);
+    const step = 1e-2;
+    for (const [name, { data, dims }] of gradients) {
+      const parameter = adapter.tensors.get(name)!;
+      const { normal } = random(5, name);
+      const gradient = norm(data);
+      const drawn = Float32Array.from(data, normal);
+      const length = norm(drawn);
+      // Half along the gradient, half anywhere.
+      const direction = Float32Array.from(data, (g, i) => g / gradient + drawn[i]! / length);
+      const lossAt = async (by: number) => {
+        const moved = Float32Array.from(parameter.data, (p, i) => p + by * direction[i]!);
+        const tensors = new Map(adapter.tensors).set(name, float32(moved, dims));
+        return model.loss(batch, { ...adapter, tensors });
+      };
+      const slope = ((await lossAt(step)) - (await lossAt(-step))) / (2 * step);
+      const expected = data.reduce((sum, g, i) => sum + g * direction[i]!, 0);
+      expect(Math.abs(slope / expected - 1), `${name}: ${slope}, ${expected}`).toBeLessThan(2e-2);
+    }
+  });
+
+  test('need a label', async () => {
+    const silent = [sequence(tokens(5), 5)];
+    await expect(model.gradients(silent, adapterOf(plain))).rejects.toThrow(
+      'no token of the batch is labelled',
+    );
+    await expect(model.loss(silent)).rejects.toThrow('no token is labelled');
+    // The first token has nothing before it.
+    await expect(model.loss([{ ids: [1, 2], labels: [1, ignoredLabel] }])).rejects.toThrow('no token');
+  });
+});
+
+test('a fresh adapter changes nothing, another one does', async () => {
+  const sequences = prompts.map((ids) => ({ ids }));
+  const base = (await model.trace(sequences)).logits!.data;
+  const fresh = { config: all, tensors: initialAdapter(model.checkpoint.config, all, 1) };
+  expect(largestDifference((await model.trace(sequences, fresh)).logits!.data, base)).toBe(0);
+  const moved = adapterOf(all);
+  expect(largestDifference((await model.trace(sequences, moved)).logits!.data, base)).toBeGreaterThan(0.01);
+});
+
+test('a fresh adapter is drawn from its seed: A within its bound, B zero', () => {
+  const { config } = model.checkpoint;
+  const one = initialAdapter(config, all, 1);
+  expect(initialAdapter(config, all, 1)).toEqual(one);
+  for (const [name, { data, dims }] of one) {
+    if (name.endsWith('lora_B.weight')) expect(norm(data)).toBe(0);
+    else {
+      const bound = 1 / Math.sqrt(dims[1]!);
+      const largest = Math.max(...data.map(Math.abs));
+      expect(largest).toBeLessThanOrEqual(bound);
+      expect(largest).toBeGreaterThan(0.9 * bound);
+      expect(initialAdapter(config, all, 2).get(name)!.data).not.toEqual(data);
+    }
+  }
+  const [down] = [...one.keys()].filter((name) => name.includes('layers.2.mlp.down_proj'));
+  expect(down).toBe(loraName('layers.2.mlp.down_proj', 'A'));
+  expect(one.get(down!)!.dims).toEqual([3, 72]);
+});
+
+describe('dropout', () => {
+  const dropping: LoraConfig = { ...plain, dropout: 0.5 };
+
+  test('is named by its seed', async () => {
+    const adapter = adapterOf(dropping);
+    const run = (...dropoutSeed: [number, ...(string | number)[]]) =>
+      model.gradients(batch, adapter, { dropoutSeed });
+    const first = await run(1, 'client', 2);
+    expect((await run(1, 'client', 2)).gradients).toEqual(first.gradients);
+    expect((await run(1, 'client', 3)).loss).not.toBe(first.loss);
+    expect((await run(2, 'client', 2)).loss).not.toBe(first.loss);
+    await expect(model.gradients(batch, adapter)).rejects.toThrow('pass dropoutSeed');
+  });
+
+  test('is absent outside training', async () => {
+    const without = await model.loss(batch, adapterOf(plain));
+    expect(await model.loss(batch, adapterOf(dropping))).toBe(without);
+    const { loss } = await model.gradients(batch, adapterOf(dropping), { dropoutSeed: [1] });
+    expect(Math.abs(loss - without)).toBeGreaterThan(1e-3);
+  });
+
+  test('drops at its rate, elsewhere in every mask', () => {
+    const masks = new Map(
+      ['dropout.a', 'dropout.b'].map((name) => [name, input(name, 'bool', ['batch*time', 64])]),
+    ).set('dropout.last', input('dropout.last', 'bool', ['labels', 64]));
+    for (const rate of [0.05, 0.5]) {
+      const feeds = dropoutFeeds(masks, rate, { tokens: 1000, labels: 300 }, [1, 'x']);
+      expect(feeds['dropout.last']!.dims).toEqual([300, 64]);
+      expect(feeds['dropout.a']!.dims).toEqual([1000, 64]);
+      expect(feeds['dropout.a']!.data).not.toEqual(feeds['dropout.b']!.data);
+      for (const { data } of Object.values(feeds)) {
+        const kept = Array.from(data as Uint8Array);
+        const dropped = kept.filter((x) => x === 0).length / kept.length;
+        // Five standard deviations.
+        expect(Math.abs(dropped - rate)).toBeLessThan(5 * Math.sqrt((rate * (1 - rate)) / kept.length));
+        // Independent: two neighbours are dropped together at rate^2.
+        const pairs = kept.filter((x, i) => x === 0 && kept[i + 1] === 0).length / kept.length;
+        expect(Math.abs(pairs - rate ** 2)).toBeLessThan(5 * Math.sqrt(rate ** 2 / kept.length) + 1e-4);
+      }
+    }
+  });
+});
+
+test('released programs are compiled again when needed', async () => {
+  const before = await model.loss(batch);
+  await model.release('loss');
+  expect(await model.loss(batch)).toBe(before);
+  await model.release();
+  expect(await model.loss(batch)).toBe(before);
+});
