@@ -122,7 +122,7 @@ async function readShards(directory: string): Promise<ReadonlyMap<string, Stored
     throw new Error(`model: ${file} is not a shard index:\n${z.prettifyError(parsed.error)}`);
   const tensors = new Map<string, StoredTensor>();
   for (const shard of new Set(Object.values(parsed.data.weight_map))) {
-    if (basename(shard) !== shard)
+    if (basename(shard) !== shard || shard === '..' || shard === '.')
       throw new Error(`model: ${file} names "${shard}", which is not a file of its folder`);
     for (const [name, stored] of await readSafetensorsIndex(join(directory, shard)))
       tensors.set(name, stored);
