@@ -21,10 +21,15 @@ export async function openGguf(
   const header = await gguf(path, { allowLocalFile: true }).catch((cause) => {
     throw new Error(`model: ${file} is no GGUF file, or its header is damaged: ${cause.message}`, { cause });
   });
-  const config = await configOf(header.metadata as unknown as Metadata, header.tensorInfos, path);
   const handle = await open(path);
   try {
     const { size } = await handle.stat();
+    // The reader takes what lies behind the end of a file for zeros.
+    if (header.tensorDataOffset > size)
+      throw new Error(
+        `model: ${file} is truncated: its header ends at byte ${header.tensorDataOffset}, the file has ${size}; download it again`,
+      );
+    const config = await configOf(header.metadata as unknown as Metadata, header.tensorInfos, path);
     const tensors = header.tensorInfos.map((info) =>
       describe(info, Number(header.tensorDataOffset), config, file),
     );
