@@ -59,6 +59,40 @@ test('what is written is read again and written to the same bytes', async () => 
   `);
 });
 
+test('a configuration as peft 0.21 writes it is read', async () => {
+  const directory = join(folder, 'complete');
+  cpSync(join(fixture('llama-gqa-tied'), 'adapter'), directory, { recursive: true });
+  const absent = [
+    [
+      'alora_invocation_tokens',
+      'arrow_config',
+      'auto_mapping',
+      'corda_config',
+      'eva_config',
+      'exclude_modules',
+    ],
+    ['layer_replication', 'layers_pattern', 'layers_to_transform', 'megatron_config', 'modules_to_save'],
+    ['revision', 'target_parameters', 'trainable_token_indices', 'use_bdlora'],
+  ].flat();
+  const settings = {
+    ...Object.fromEntries(absent.map((name) => [name, null])),
+    alpha_pattern: {},
+    rank_pattern: {},
+    loftq_config: {},
+    init_lora_weights: true,
+    lora_bias: false,
+    megatron_core: 'megatron.core',
+    peft_version: '0.21.2',
+    qalora_group_size: 16,
+    use_dora: false,
+    use_qalora: false,
+    use_rslora: false,
+  };
+  const file = join(directory, 'adapter_config.json');
+  writeFileSync(file, JSON.stringify({ ...settings, ...readJson<object>(file) }));
+  expect(await readAdapter(directory)).toEqual(await readAdapter(join(fixture('llama-gqa-tied'), 'adapter')));
+});
+
 test("tensors of PEFT's own file survive byte by byte", async () => {
   const source = join(fixture('llama-gqa-tied'), 'adapter');
   const target = join(folder, 'again');
@@ -83,6 +117,10 @@ describe('refused', () => {
   test.each([
     [{ use_dora: true }, 'DoRA is not supported'],
     [{ use_rslora: true }, 'rank-stabilised LoRA is not supported'],
+    [{ use_qalora: true }, 'QALoRA is not supported'],
+    [{ use_bdlora: { nblocks: 2 } }, 'BD-LoRA is not supported'],
+    [{ alora_invocation_tokens: [1, 2] }, 'activated LoRA is not supported'],
+    [{ layer_replication: [[0, 2]] }, '→ at layer_replication'],
     [{ peft_type: 'IA3' }, 'only LoRA adapters are supported'],
     [{ modules_to_save: ['lm_head'] }, '→ at modules_to_save'],
     [{ rank_pattern: { q_proj: 2 } }, '→ at rank_pattern'],
