@@ -1,0 +1,67 @@
+// What must hold between clients before their parameters may be mixed.
+import type { NamedTensors } from '@fellrec/graph';
+
+/** @throws naming every tensor that is missing, unknown or of another shape, compared with the first owner's. */
+export function assertSameTensors(
+  owned: readonly { readonly owner: string; readonly tensors: NamedTensors }[],
+  place: string,
+): void {
+  const [first, ...others] = owned;
+  if (!first) return;
+  const mismatches: string[] = [];
+  for (const { owner, tensors } of others) {
+    if (tensors === first.tensors) continue;
+    for (const [name, { dims }] of first.tensors) {
+      const other = tensors.get(name);
+      if (!other) mismatches.push(`${owner} has no "${name}"`);
+      else if (other.dims.join() !== dims.join())
+        mismatches.push(`"${name}" of ${owner} is [${other.dims.join(', ')}], not [${dims.join(', ')}]`);
+    }
+    for (const name of tensors.keys())
+      if (!first.tensors.has(name)) mismatches.push(`${owner} has a "${name}"`);
+  }
+  if (mismatches.length > 0)
+    throw new Error(`${place}: tensors differ from those of ${first.owner}:\n  ${mismatches.join('\n  ')}`);
+}
+
+/** @throws naming the tensors that hold NaN or an infinity. */
+export function assertFinite(tensors: NamedTensors, place: string): void {
+  const bad = [...tensors].filter(([, { data }]) => !isAllFinite(data)).map(([name]) => name);
+  if (bad.length > 0)
+    throw new Error(
+      `${place}: NaN or infinity in ${bad.length} of ${tensors.size} tensors: ${bad.slice(0, 5).join(', ')}`,
+    );
+}
+
+/** x - x is 0, or NaN if x is not finite; four sums, so that additions do not wait for each other. */
+function isAllFinite(data: Float32Array): boolean {
+  let a = 0;
+  let b = 0;
+  let c = 0;
+  let d = 0;
+  const whole = data.length - (data.length % 4);
+  for (let i = 0; i < whole; i += 4) {
+    a += data[i]! - data[i]!;
+    b += data[i + 1]! - data[i + 1]!;
+    c += data[i + 2]! - data[i + 2]!;
+    d += data[i + 3]! - data[i + 3]!;
+  }
+  for (let i = whole; i < data.length; i++) a += data[i]! - data[i]!;
+  return a + b + c + d === 0;
+}
+
+/** @throws if a strategy's matrix is not `size` x `size`, has a negative or infinite weight, or a row that is not 1 in sum. */
+export function assertRowStochastic(
+  matrix: readonly (readonly number[])[],
+  size: number,
+  strategy: string,
+): void {
+  if (matrix.length !== size) throw new Error(`${strategy}: ${matrix.length} rows for ${size} clients`);
+  for (const [c, row] of matrix.entries()) {
+    const sum = row.reduce((total, weight) => total + weight, 0);
+    if (row.length !== size || !row.every((weight) => weight >= 0) || !(Math.abs(sum - 1) < 1e-9))
+      throw new Error(
+        `${strategy}: row ${c} is [${row.join(', ')}]; it must hold ${size} weights from 0 that sum to 1`,
+      );
+  }
+}

@@ -1,0 +1,38 @@
+// What a client is to the federation: named tensors in, named tensors, a loss and a count out. Where it trains
+// (in this process, behind a network) and on what data is its own affair.
+import type { NamedTensors } from '@fellrec/graph';
+
+export interface TrainingProgress {
+  /** Optimizer steps done, of `steps`. */
+  readonly step: number;
+  readonly steps: number;
+  readonly loss: number;
+}
+
+export interface RoundContext {
+  /** From 0. */
+  readonly round: number;
+  readonly onProgress?: (progress: TrainingProgress) => void;
+}
+
+export interface Update {
+  readonly parameters: NamedTensors;
+  /** Mean training loss over the whole local training. */
+  readonly loss: number;
+  readonly samples: number;
+  readonly tokens?: number;
+}
+
+export interface Evaluation {
+  readonly loss: number;
+  /** 0: this client has no validation samples, and `loss` means nothing. */
+  readonly samples: number;
+}
+
+export interface Client {
+  readonly name: string;
+  /** Training samples; a client with none takes part in nothing. */
+  readonly samples: number;
+  train(parameters: NamedTensors, context: RoundContext): Promise<Update>;
+  evaluate(parameters: NamedTensors, context: RoundContext): Promise<Evaluation>;
+}

@@ -1,0 +1,90 @@
+// What a federation says while it runs. Progress bars, logs, the store and the network listen to it.
+import type { NamedTensors } from '@fellrec/graph';
+import type { TrainingProgress } from './client.ts';
+import type { Mixing } from './strategies/strategy.ts';
+
+export interface BestRound {
+  readonly round: number;
+  readonly loss: number;
+}
+
+/** All that a run needs to go on as if it had never stopped. */
+export interface FederationState {
+  readonly nextRound: number;
+  /** What each client starts the next round from. */
+  readonly parameters: ReadonlyMap<string, NamedTensors>;
+  /** Each client's parameters of the lowest validation loss of its own. */
+  readonly best: ReadonlyMap<string, BestRound & { readonly parameters: NamedTensors }>;
+  /** Lowest validation loss over all clients. */
+  readonly bestOverall: BestRound | undefined;
+  readonly roundsWithoutImprovement: number;
+}
+
+/** A finished round as plain data. Everything by client name but `mixing`, whose rows follow `clients`. */
+export interface RoundRecord {
+  readonly round: number;
+  readonly clients: readonly string[];
+  readonly samples: Readonly<Record<string, number>>;
+  /** Mean training losses. */
+  readonly losses: Readonly<Record<string, number>>;
+  readonly mixing: Mixing;
+  /** After mixing. */
+  readonly validation: Readonly<Record<string, { readonly loss: number; readonly samples: number }>>;
+  /** Mean over all clients' validation samples. */
+  readonly validationLoss: number;
+  /** Up to and with this round. */
+  readonly best: Readonly<Record<string, BestRound>>;
+  readonly bestOverall: BestRound;
+  readonly roundsWithoutImprovement: number;
+  /** Parameters exchanged: 4 bytes an element, to every client and back. */
+  readonly bytes: { readonly down: number; readonly up: number };
+  readonly seconds: {
+    readonly training: Readonly<Record<string, number>>;
+    readonly aggregation: number;
+    readonly evaluation: Readonly<Record<string, number>>;
+    readonly total: number;
+  };
+}
+
+export type FederationEvent =
+  | {
+      readonly type: 'run-started';
+      readonly strategy: string;
+      readonly clients: readonly { readonly name: string; readonly samples: number }[];
+      /** The round it starts with: more than 0 when it goes on. */
+      readonly round: number;
+      readonly rounds: number;
+      readonly patience: number;
+    }
+  /** It has no training samples and takes part in nothing. Said once, after the start. */
+  | { readonly type: 'client-skipped'; readonly client: string }
+  | { readonly type: 'round-started'; readonly round: number }
+  | ({ readonly type: 'client-progress'; readonly round: number; readonly client: string } & TrainingProgress)
+  | {
+      readonly type: 'client-trained';
+      readonly round: number;
+      readonly client: string;
+      readonly loss: number;
+      readonly samples: number;
+      readonly tokens?: number;
+      readonly seconds: number;
+    }
+  | {
+      readonly type: 'aggregated';
+      readonly round: number;
+      /** The order of the matrix' rows and columns. */
+      readonly clients: readonly string[];
+      readonly mixing: Mixing;
+      readonly seconds: number;
+    }
+  | {
+      readonly type: 'client-evaluated';
+      readonly round: number;
+      readonly client: string;
+      readonly loss: number;
+      readonly samples: number;
+      readonly seconds: number;
+    }
+  | ({ readonly type: 'round-finished'; readonly state: FederationState } & RoundRecord)
+  | { readonly type: 'stopped-early'; readonly round: number; readonly bestRound: number }
+  | { readonly type: 'run-finished'; readonly rounds: number; readonly bestOverall: BestRound | undefined };

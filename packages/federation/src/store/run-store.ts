@@ -1,0 +1,267 @@
+// A run's folder, which survives being killed at any point. A round is complete when its folder has its name: it is
+// written under another one, flushed and renamed. Everything else is derived from complete rounds when it is opened.
+//
+//   config.json, clients.json    what the run is
+//   rounds/0007/round.json       a RoundRecord
+//   rounds/0007/<client>/        parameters after mixing; of the last two rounds only
+//   best/<client>/               parameters of the client's best round, and best.json that says which
+//   events.jsonl                 everything the federation said
+//   lock                         the process that has it open
+import { mkdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { isDeepStrictEqual } from 'node:util';
+import type { NamedTensors } from '@fellrec/graph';
+import type { BestRound, FederationEvent, FederationState, RoundRecord } from '../events.ts';
+import { type EventsFile, openEvents } from './events-file.ts';
+import { asideSuffix, copyInto, namesIn, placeWhole, toJson, writeWhole } from './files.ts';
+import { lock } from './lock.ts';
+
+/** How parameters lie in a folder. */
+export interface ParametersFormat {
+  write(directory: string, parameters: NamedTensors): Promise<void>;
+  read(directory: string): Promise<NamedTensors>;
+}
+
+export interface RunStore {
+  readonly directory: string;
+  /** config.json and clients.json, as they were given. */
+  config(): unknown;
+  clients(): unknown;
+  /** Writes what an event says. @throws if it cannot be written; the folder is then as after the last complete round. */
+  record(event: FederationEvent): Promise<void>;
+  /** Where the run goes on, from the disk; undefined before a round is complete. */
+  state(): Promise<FederationState | undefined>;
+  /** All complete rounds. */
+  history(): Promise<RoundRecord[]>;
+  /** A client's best parameters; undefined if it has none. */
+  best(client: string): Promise<(BestRound & { readonly parameters: NamedTensors }) | undefined>;
+  /** @throws if the client has none. */
+  bestParameters(client: string): Promise<NamedTensors>;
+  /** Lets other processes in. */
+  close(): Promise<void>;
+}
+
+export interface RunContents {
+  readonly config: unknown;
+  readonly clients: unknown;
+  /** Replaces a run that is there. */
+  readonly force?: boolean;
+}
+
+const ours = [
+  'config.json',
+  'clients.json',
+  'rounds',
+  'best',
+  'events.jsonl',
+  'report.html',
+  'result.json',
+  'lock',
+];
+
+/** Makes a run's folder. @throws if it holds a run already, unless `force`, or if it holds anything else. */
+export async function createRun(
+  directory: string,
+  { config, clients, force = false }: RunContents,
+  format: ParametersFormat,
+): Promise<RunStore> {
+  const present = await namesIn(directory);
+  const isRun = present.includes('config.json');
+  if (isRun && !force)
+    throw new Error(
+      `run: ${directory} exists; go on with it (--resume), replace it (--force) or choose another name`,
+    );
+  const foreign = present.filter((name) => !ours.includes(name.replace(/\.(tmp|\d+)$/, '')));
+  if (!isRun && foreign.length > 0)
+    throw new Error(
+      `run: ${directory} holds other files (${foreign.slice(0, 3).join(', ')}); choose another name`,
+    );
+  return writing(directory, 'make the run', async () => {
+    await mkdir(directory, { recursive: true });
+    const unlock = await lock(directory);
+    try {
+      // config.json goes first and comes last: only a folder that has it is a run.
+      for (const name of ours.filter((name) => name !== 'lock'))
+        await rm(join(directory, name), { recursive: true, force: true });
+      await mkdir(join(directory, 'rounds'));
+      await mkdir(join(directory, 'best'));
+      await writeFile(join(directory, 'events.jsonl'), '');
+      await writeWhole(join(directory, 'clients.json'), toJson(clients));
+      await writeWhole(join(directory, 'config.json'), toJson(config));
+      return await openLocked(directory, format, unlock);
+    } catch (error) {
+      await unlock();
+      throw error;
+    }
+  });
+}
+
+/**
+ * Opens a run's folder for one process and mends what a killed one left. @throws if it is no run, if another process
+ * has it open, or if its configuration is not `config`, where that is given.
+ */
+export async function openRun(
+  directory: string,
+  format: ParametersFormat,
+  config?: unknown,
+): Promise<RunStore> {
+  if (!(await namesIn(directory)).includes('config.json'))
+    throw new Error(`run: ${directory} is no run (it has no config.json)`);
+  const unlock = await lock(directory);
+  try {
+    const store = await openLocked(directory, format, unlock);
+    if (config !== undefined) assertSameConfig(store.config(), JSON.parse(JSON.stringify(config)), directory);
+    return store;
+  } catch (error) {
+    await unlock();
+    throw error;
+  }
+}
+
+async function openLocked(
+  directory: string,
+  format: ParametersFormat,
+  unlock: () => Promise<void>,
+): Promise<RunStore> {
+  const folder = (round: number) => join(directory, 'rounds', String(round).padStart(4, '0'));
+  const bestFolder = (client: string) => join(directory, 'best', client);
+  const [config, clients] = await Promise.all([
+    readJson(join(directory, 'config.json')),
+    readJson(join(directory, 'clients.json')),
+  ]);
+
+  async function history(): Promise<RoundRecord[]> {
+    const names = (await namesIn(join(directory, 'rounds'))).filter((name) => /^\d+$/.test(name));
+    const rounds = await Promise.all(
+      names.map((name) => readJson(join(directory, 'rounds', name, 'round.json'))),
+    );
+    return (rounds as RoundRecord[]).sort((a, b) => a.round - b.round);
+  }
+
+  async function finishRound(event: FederationEvent & { type: 'round-finished' }): Promise<void> {
+    const { type: _, state, ...record } = event;
+    // The events first: if it ends in between, they are cut back to the last complete round.
+    await events.append(event);
+    await events.flush();
+    await placeWhole(folder(record.round), async (aside) => {
+      for (const client of record.clients) {
+        assertFolderName(client);
+        await mkdir(join(aside, client));
+        await format.write(join(aside, client), state.parameters.get(client)!);
+      }
+      await writeFile(join(aside, 'round.json'), toJson(record));
+    });
+    await derive(record);
+  }
+
+  /** best/ and the space of old rounds follow from the last complete round. */
+  async function derive(last: RoundRecord): Promise<void> {
+    for (const [client, best] of Object.entries(last.best)) {
+      const stored = await readJson(join(bestFolder(client), 'best.json')).catch(() => undefined);
+      if (isDeepStrictEqual(stored, best)) continue;
+      // Its round is the last one, or the one before if a process died here: both still have their parameters.
+      await placeWhole(bestFolder(client), async (aside) => {
+        await copyInto(join(folder(best.round), client), aside);
+        await writeFile(join(aside, 'best.json'), toJson(best));
+      });
+    }
+    for (let round = last.round - 2; round >= 0; round--) {
+      const old = (await namesIn(folder(round))).filter((name) => name !== 'round.json');
+      for (const client of old) await rm(join(folder(round), client), { recursive: true });
+    }
+  }
+
+  async function best(client: string) {
+    const found = (await history()).at(-1)?.best[client];
+    return found && { ...found, parameters: await format.read(bestFolder(client)) };
+  }
+
+  const finished = (await history()).at(-1);
+  for (const parent of [directory, join(directory, 'rounds'), join(directory, 'best')])
+    for (const name of await namesIn(parent))
+      if (name.endsWith(asideSuffix)) await rm(join(parent, name), { recursive: true });
+  const events: EventsFile = await openEvents(join(directory, 'events.jsonl'), finished?.round);
+  if (finished) await derive(finished);
+
+  return {
+    directory,
+    config: () => config,
+    clients: () => clients,
+    record: (event) =>
+      event.type === 'round-finished'
+        ? writing(directory, `write round ${event.round}`, () => finishRound(event))
+        : writing(directory, 'write events.jsonl', () => events.append(event)),
+    async state() {
+      const last = (await history()).at(-1);
+      if (!last) return undefined;
+      const parameters = new Map<string, NamedTensors>();
+      for (const client of last.clients)
+        parameters.set(client, await format.read(join(folder(last.round), client)));
+      const bests = new Map<string, BestRound & { parameters: NamedTensors }>();
+      for (const client of Object.keys(last.best)) bests.set(client, (await best(client))!);
+      const { bestOverall, roundsWithoutImprovement } = last;
+      return { nextRound: last.round + 1, parameters, best: bests, bestOverall, roundsWithoutImprovement };
+    },
+    history,
+    best,
+    async bestParameters(client) {
+      const found = await best(client);
+      if (!found) throw new Error(`run: ${directory} has no best parameters of "${client}"`);
+      return found.parameters;
+    },
+    close: unlock,
+  };
+}
+
+/** Says what could not be written, and that the run is as it was before. */
+async function writing<T>(directory: string, what: string, write: () => Promise<T>): Promise<T> {
+  try {
+    return await write();
+  } catch (cause) {
+    const { code, message } = cause as NodeJS.ErrnoException;
+    if (code === undefined) throw cause;
+    const reason = code === 'ENOSPC' ? 'no space is left on the disk' : message;
+    throw new Error(
+      `run: cannot ${what} in ${directory}: ${reason}. Complete rounds are safe; go on with --resume once that is solved`,
+      { cause },
+    );
+  }
+}
+
+function assertFolderName(client: string): void {
+  if (
+    !/^[\p{L}\p{N}_][\p{L}\p{N}_. -]*$/u.test(client) ||
+    client === 'round.json' ||
+    client.endsWith(asideSuffix)
+  )
+    throw new Error(`run: "${client}" cannot name a folder; use letters, digits, "_", "-" and "."`);
+}
+
+function assertSameConfig(stored: unknown, given: unknown, directory: string): void {
+  const differences = differ(stored, given, '');
+  if (differences.length > 0)
+    throw new Error(
+      `run: ${directory} was started with another configuration:\n  ${differences.join('\n  ')}`,
+    );
+}
+
+function differ(stored: unknown, given: unknown, path: string): string[] {
+  if (isDeepStrictEqual(stored, given)) return [];
+  if (!isObject(stored) || !isObject(given))
+    return [`${path || 'it'}: ${JSON.stringify(stored)}, now ${JSON.stringify(given)}`];
+  const keys = new Set([...Object.keys(stored), ...Object.keys(given)]);
+  return [...keys].flatMap((key) => differ(stored[key], given[key], path ? `${path}.${key}` : key));
+}
+
+function isObject(value: unknown): value is Record<string, unknown> {
+  return typeof value === 'object' && value !== null;
+}
+
+async function readJson(file: string): Promise<unknown> {
+  const text = await readFile(file, 'utf8');
+  try {
+    return JSON.parse(text) as unknown;
+  } catch (cause) {
+    throw new Error(`run: ${file} is damaged: ${(cause as Error).message}`, { cause });
+  }
+}

@@ -1,0 +1,70 @@
+// FELLRec (arXiv 2402.09959): every client mixes the others' parameters by their similarity to its own, and a client
+// that still struggles listens to them less (curriculum heating).
+import { cosines } from '../similarity.ts';
+import type { Mixing, Strategy } from './strategy.ts';
+
+export interface Heating {
+  /** Speed: larger warms everyone faster. */
+  readonly alpha: number;
+  /** Time: larger keeps clients apart for more rounds. */
+  readonly beta: number;
+  /** tau of the softmax over the clients' losses; smaller tells them apart more sharply. */
+  readonly temperature: number;
+  /** The paper has t/beta. The reference implementation's `t+1/beta` looks like a slip for (t+1)/beta. */
+  readonly exponent: 't/beta' | '(t+1)/beta' | 't+1/beta';
+}
+
+export interface FellrecOptions {
+  /** Compare what clients learned this round (parameters - start), or the parameters themselves. */
+  readonly similarityOn: 'update' | 'parameters';
+  /** false: everyone is warm from the start. */
+  readonly heating: false | Heating;
+}
+
+export function fellrec({ similarityOn, heating }: FellrecOptions): Strategy {
+  return {
+    name: 'fellrec',
+    mix(updates, round) {
+      const similarity = similarities(
+        cosines(
+          updates.map(({ parameters }) => parameters),
+          similarityOn === 'update' ? updates.map(({ start }) => start) : undefined,
+        ),
+      );
+      if (!heating) return mixing(similarity);
+      const losses = updates.map(({ loss }) => loss);
+      return mixing(similarity, warmths(losses, round, heating));
+    },
+  };
+}
+
+/** d_ij = (s_ij + 1) / 2 of the cosines s, d_ii = 1. */
+function similarities(cosines: readonly (readonly number[])[]): number[][] {
+  return cosines.map((row, i) => row.map((s, j) => (i === j ? 1 : (s + 1) / 2)));
+}
+
+/** p = softmax(L / tau) over the clients; w_c = tanh(alpha / p_c^x), x the exponent in round t. */
+function warmths(
+  losses: readonly number[],
+  round: number,
+  { alpha, beta, temperature, exponent }: Heating,
+): { softmax: number[]; warmth: number[] } {
+  const largest = Math.max(...losses);
+  const exponentials = losses.map((loss) => Math.exp((loss - largest) / temperature));
+  const total = exponentials.reduce((sum, e) => sum + e, 0);
+  const softmax = exponentials.map((e) => e / total);
+  const x = { 't/beta': round / beta, '(t+1)/beta': (round + 1) / beta, 't+1/beta': round + 1 / beta }[
+    exponent
+  ];
+  return { softmax, warmth: softmax.map((p) => Math.tanh(alpha / p ** x)) };
+}
+
+/** Row c: 1 for itself, w_c d_cj for the others, divided by the sum. */
+function mixing(similarity: number[][], heated?: { softmax: number[]; warmth: number[] }): Mixing {
+  const matrix = similarity.map((row, c) => {
+    const weights = row.map((d, j) => (c === j ? 1 : (heated?.warmth[c] ?? 1) * d));
+    const total = weights.reduce((sum, weight) => sum + weight, 0);
+    return weights.map((weight) => weight / total);
+  });
+  return { matrix, similarity, ...heated };
+}
