@@ -1,1 +1,13 @@
-export {};
+export {
+  type Config,
+  ConfigError,
+  configJsonSchema,
+  configSchema,
+  loadConfig,
+  parseConfig,
+} from './config.ts';
+export { type ClientData, type Experiment, openExperiment } from './experiment.ts';
+export { progressOn } from './progress.ts';
+export { type RecommendedTitle, recommend } from './recommend.ts';
+export { clientTable, comparisonTable } from './table.ts';
+export { type ClientResult, evaluate, type RunResult, runDirectory, train } from './train.ts';

@@ -1,1 +1,17 @@
-export {};
+export { type BigrecOptions, bigrec } from './bigrec/recommender.ts';
+export { type Catalogue, catalogue, type Item } from './catalogue.ts';
+export { readDataset } from './data/folder.ts';
+export { type ImportOptions, importDataset } from './data/import.ts';
+export { type Dataset, type DatasetStats, datasetStats, type SplitName, type User } from './dataset.ts';
+export { type Floor, floorMetrics, floors } from './floors.ts';
+export { cutoffs, type Metrics, meanMetrics, metricsOf, type Spread, spread } from './metrics.ts';
+export {
+  type Partition,
+  type PartitionMethod,
+  type PartitionOptions,
+  partition,
+} from './partition/partition.ts';
+export { type Domain, parseAnswer, renderAnswer, renderPrompt, videoGames } from './prompt.ts';
+export { type RankingOptions, rank } from './ranking.ts';
+export type { Recommendation, Recommended, Recommender, TrainOptions, TrainResult } from './recommender.ts';
+export { type Sample, subset, testSamples, trainingSamples, validationSamples } from './samples.ts';

@@ -66,7 +66,9 @@ function groupUsers(dataset: Dataset, options: PartitionOptions): Map<string, Us
       return group(users, labels);
     }
     case 'kmeans': {
-      const vectors = userVectors(users, dataset.catalogue.items.length, { ...options.bpr, seed }).map(unit);
+      const vectors = userVectors(users, dataset.catalogue.items.length, { ...options.bpr, seed }).map(
+        (vector) => Array.from(vector),
+      );
       return group(users, cluster(vectors, clients, seed).map(String));
     }
   }
@@ -124,11 +126,6 @@ function cosine(a: Float64Array, b: Float64Array): number {
     bb += b[i]! ** 2;
   }
   return aa === 0 || bb === 0 ? 0 : ab / Math.sqrt(aa * bb);
-}
-
-function unit(vector: Float32Array): number[] {
-  const norm = Math.sqrt(vector.reduce((sum, x) => sum + x * x, 0));
-  return Array.from(vector, (x) => x / norm);
 }
 
 function squaredDistance(a: readonly number[], b: readonly number[]): number {

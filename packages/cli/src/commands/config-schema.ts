@@ -1,0 +1,5 @@
+import { configJsonSchema } from '../config.ts';
+
+export async function run(): Promise<void> {
+  process.stdout.write(`${JSON.stringify(configJsonSchema(), undefined, 2)}\n`);
+}

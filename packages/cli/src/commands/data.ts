@@ -1,0 +1,68 @@
+import {
+  type DatasetStats,
+  datasetStats,
+  type ImportOptions,
+  importDataset,
+  readDataset,
+} from '@fellrec/recsys';
+import { ConfigError } from '../config.ts';
+import { print } from '../output.ts';
+
+interface Options {
+  readonly interactions: string;
+  readonly items: string;
+  readonly output: string;
+  readonly users?: string;
+  readonly name?: string;
+  readonly userColumn: string;
+  readonly itemColumn: string;
+  readonly timeColumn?: string;
+  readonly sequenceColumn?: string;
+  readonly itemIdColumn: string;
+  readonly titleColumn: string;
+  readonly userIdColumn: string;
+  readonly kCore: number;
+  readonly split: string;
+  readonly force?: boolean;
+  readonly json?: boolean;
+}
+
+export async function runImport(options: Options): Promise<void> {
+  const {
+    userColumn,
+    itemColumn,
+    timeColumn,
+    sequenceColumn,
+    itemIdColumn,
+    titleColumn,
+    userIdColumn,
+    split,
+    ...rest
+  } = options;
+  if (split !== 'leave-one-out' && split !== 'global-time')
+    throw new ConfigError(`data import: --split ${split}: use leave-one-out or global-time`);
+  const columns: ImportOptions['columns'] = {
+    user: userColumn,
+    item: itemColumn,
+    itemId: itemIdColumn,
+    title: titleColumn,
+    userId: userIdColumn,
+    ...(timeColumn && { time: timeColumn }),
+    ...(sequenceColumn && { sequence: sequenceColumn }),
+  };
+  await importDataset({ ...rest, split, columns });
+  await runStats(options.output, options);
+}
+
+export async function runStats(folder: string, options: { json?: boolean }): Promise<void> {
+  const stats = datasetStats(await readDataset(folder));
+  print(stats, describe(stats), options);
+}
+
+function describe(s: DatasetStats): string {
+  return `users         ${s.users}
+items         ${s.items}
+interactions  ${s.interactions} (train ${s.train}, validation ${s.validation}, test ${s.test})
+density       ${s.density.toPrecision(6)}
+mean length   ${s.meanLength.toFixed(2)} (longest ${s.longest})`;
+}

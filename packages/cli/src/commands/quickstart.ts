@@ -1,0 +1,70 @@
+// The main job on an embedded default: a tiny model, real users, three strategies beside each other.
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join, resolve } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { importDataset } from '@fellrec/recsys';
+import { type Config, loadConfig } from '../config.ts';
+import { openExperiment } from '../experiment.ts';
+import { print } from '../output.ts';
+import { progressOn } from '../progress.ts';
+import { clientTable, comparisonTable } from '../table.ts';
+import { type RunResult, train } from '../train.ts';
+
+const strategies = ['fellrec', 'fedavg', 'local'] as const;
+
+export async function run({ runs, json }: { runs: string; json?: boolean }): Promise<void> {
+  const progress = progressOn(process.stderr);
+  const embedded = fileURLToPath(import.meta.resolve('@fellrec/cli/quickstart/config.yaml'));
+  const folder = join(embedded, '..');
+  const scratch = await mkdtemp(join(tmpdir(), 'fellrec-quickstart-'));
+  try {
+    const data = join(scratch, 'games-sample');
+    const sample = join(folder, 'games-sample');
+    await importDataset({
+      interactions: join(sample, 'sequences.tsv'),
+      items: join(sample, 'items.tsv'),
+      columns: { sequence: 'items' },
+      output: data,
+    });
+    const base = await loadConfig(embedded, [`data.path=${data}`]);
+    const config = (strategy: Config['federation']['strategy']): Config => ({
+      ...base,
+      name: strategy,
+      runs: resolve(runs, 'quickstart'),
+      cache: join(scratch, 'cache'),
+      federation: { ...base.federation, strategy },
+    });
+    const opened = await openExperiment(config('fellrec'), progress.report);
+    const results: RunResult[] = [];
+    for (const strategy of strategies) {
+      progress.line(`== ${strategy}`);
+      const chosen = config(strategy);
+      const experiment = { ...opened, config: chosen, truncated: new Map() };
+      results.push(await train(chosen, { force: true, progress, experiment }));
+    }
+    await opened.recommender.dispose();
+    print(results, describe(results), { json: json ?? false });
+  } finally {
+    await rm(scratch, { recursive: true, force: true });
+  }
+}
+
+function describe(results: readonly RunResult[]): string {
+  const [fellrec] = results;
+  return `FELLRec, per client (five clients, each with its own users and its own mixture of adapters):
+
+${clientTable(fellrec!)}
+
+All methods, same users, same start; random and popularity rankings as the floor:
+
+${comparisonTable(results)}
+
+R@K: share of a user's next items among the first K of all items. N@K: the same, higher for better places (NDCG).
+The model is a toy of 260,000 parameters that only shows how the parts work together; expect floor-level numbers.
+
+Files of the runs: ${join(fellrec!.directory, '..')}
+A real model: put SmolLM2-135M-Instruct (or any LLaMA-architecture checkpoint) and the Games data beside you, then
+  npx fellrec data import --interactions sequences.tsv --sequence-column items --items items.tsv -o data/games
+  npx fellrec train --config configs/games-smollm2.yaml --set model.path=FOLDER --set data.path=data/games`;
+}

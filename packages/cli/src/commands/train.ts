@@ -1,0 +1,30 @@
+import { loadConfig } from '../config.ts';
+import { print } from '../output.ts';
+import { progressOn } from '../progress.ts';
+import { clientTable, comparisonTable } from '../table.ts';
+import { type RunResult, train } from '../train.ts';
+
+interface Options {
+  readonly config: string;
+  readonly set: readonly string[];
+  readonly resume?: boolean;
+  readonly force?: boolean;
+  readonly json?: boolean;
+}
+
+export async function run({ config: file, set, resume, force, json }: Options): Promise<void> {
+  const config = await loadConfig(file, set);
+  const progress = progressOn(process.stderr);
+  const result = await train(config, { progress, resume: resume ?? false, force: force ?? false });
+  print(result, describeRun(result), { json: json ?? false });
+}
+
+export function describeRun(result: RunResult): string {
+  const truncated = result.clients.reduce((n, c) => n + (c.truncated ?? 0), 0);
+  return `${clientTable(result)}
+
+${comparisonTable([result])}
+${truncated > 0 ? `\n${truncated} training samples were longer than the context; their oldest history was dropped.\n` : ''}
+Similarity of the clients' item popularity: ${result.popularityCosine.toFixed(2)} (1: the partition says nothing).
+The run's files: ${result.directory}`;
+}

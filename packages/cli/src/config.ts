@@ -1,0 +1,166 @@
+// The configuration: one schema, defaults in it, types from it; unknown keys are errors.
+import { readFile } from 'node:fs/promises';
+import { dirname, resolve } from 'node:path';
+import { projections } from '@fellrec/models';
+import { videoGames } from '@fellrec/recsys';
+import { parse as parseYaml } from 'yaml';
+import { z } from 'zod';
+
+const count = z.number().int().positive();
+
+export const configSchema = z
+  .strictObject({
+    name: z
+      .string()
+      .regex(/^[\w.-]+$/, 'letters, digits, ".", "-" and "_" only: it names the run\'s folder')
+      .describe('Name of the run: its folder is runs/<name>'),
+    seed: z.number().int().nonnegative().default(1).describe('Drives everything that is drawn at random'),
+    runs: z.string().default('runs').describe('Folder of all runs'),
+    cache: z.string().default('.cache/fellrec').describe('Folder of dequantised weights and title vectors'),
+    threads: count.optional().describe('Threads to compute with (default: all cores)'),
+    data: z.strictObject({
+      path: z.string().describe('Data folder, as written by "fellrec data import"'),
+      trainSamples: count
+        .optional()
+        .describe('Training samples of all users together, drawn at random (default: all)'),
+      validationSamples: count.optional().describe('Validation samples of all users together (default: all)'),
+      testUsers: count.optional().describe('Test users, drawn at random (default: all)'),
+    }),
+    domain: z
+      .strictObject({ items: z.string(), item: z.string(), used: z.string() })
+      .default(videoGames)
+      .describe('Words of the prompt: "movies", "movie", "watched"'),
+    model: z.strictObject({
+      path: z.string().describe('Hugging Face folder or GGUF file of a LLaMA-architecture model'),
+      maxTokens: count.default(512).describe('Longest prompt with answer; older history is dropped'),
+    }),
+    partition: z
+      .discriminatedUnion('method', [
+        z.strictObject({
+          method: z.literal('kmeans'),
+          clients: count.default(5),
+          dimension: count.default(64),
+          epochs: count.default(40),
+        }),
+        z.strictObject({ method: z.literal('random'), clients: count.default(5) }),
+        z.strictObject({ method: z.literal('column'), column: z.string() }),
+      ])
+      .prefault({ method: 'kmeans' })
+      .describe('Which user belongs to which client'),
+    lora: z
+      .strictObject({
+        rank: count.max(4096).default(8),
+        alpha: z.number().positive().default(16),
+        dropout: z.number().min(0).max(0.9).default(0.05),
+        targetModules: z.array(z.enum(projections)).min(1).default(['q_proj', 'v_proj']),
+      })
+      .prefault({}),
+    training: z
+      .strictObject({
+        epochs: count.default(1).describe('Local epochs of a round'),
+        batchSize: count.default(16).describe('Samples of one optimizer step'),
+        microBatch: count
+          .default(4)
+          .describe('Samples computed at once; changes memory and speed, not the result'),
+        learningRate: z.number().positive().default(1e-4),
+        warmupSteps: z.number().int().nonnegative().default(0).describe('Of the first round only'),
+        weightDecay: z.number().nonnegative().default(0),
+        clipNorm: z.number().positive().default(1),
+        lossOn: z
+          .enum(['answer', 'all'])
+          .default('answer')
+          .describe('Learn the answer only, or prompt and answer'),
+      })
+      .prefault({}),
+    generation: z
+      .strictObject({
+        beams: count.max(64).default(4),
+        maxNewTokens: count.default(48),
+        batch: count.default(8).describe('Users generated for at once'),
+      })
+      .prefault({}),
+    federation: z
+      .strictObject({
+        strategy: z.enum(['fellrec', 'fedavg', 'uniform', 'local', 'centralized']).default('fellrec'),
+        rounds: count.default(3),
+        patience: count.default(5).describe('Rounds without a better validation loss before it stops'),
+        similarityOn: z.enum(['update', 'parameters']).default('update'),
+        heating: z
+          .union([
+            z.literal(false),
+            z.strictObject({
+              alpha: z.number().positive().default(0.7),
+              beta: z.number().positive().default(1),
+              temperature: z.number().positive().default(1),
+              exponent: z.enum(['t/beta', '(t+1)/beta', 't+1/beta']).default('t/beta'),
+            }),
+          ])
+          .prefault({}),
+      })
+      .prefault({}),
+  })
+  .describe('FELLRec run');
+
+export type Config = z.output<typeof configSchema>;
+
+/** A configuration that is wrong: the command line answers with a usage error. */
+export class ConfigError extends Error {}
+
+/**
+ * Reads YAML or JSON, applies `settings` (`federation.rounds=5`) and checks. Relative paths of `data.path` and
+ * `model.path` start from the file's folder. @throws ConfigError naming every key that is wrong.
+ */
+export async function loadConfig(file: string, settings: readonly string[] = []): Promise<Config> {
+  const text = await readFile(file, 'utf8').catch((cause) => {
+    throw new ConfigError(
+      `config: cannot read ${file}: ${cause.code === 'ENOENT' ? 'no such file' : cause.message}`,
+    );
+  });
+  let raw: unknown;
+  try {
+    raw = parseYaml(text);
+  } catch (cause) {
+    throw new ConfigError(`config: ${file} is neither YAML nor JSON: ${(cause as Error).message}`);
+  }
+  if (typeof raw !== 'object' || raw === null) throw new ConfigError(`config: ${file} holds no settings`);
+  const settable = raw as Record<string, unknown>;
+  delete settable.$schema;
+  for (const setting of settings) set(settable, setting);
+  return resolvePaths(parseConfig(settable, file), dirname(file), settings);
+}
+
+export function parseConfig(raw: unknown, source: string): Config {
+  const parsed = configSchema.safeParse(raw);
+  if (!parsed.success) throw new ConfigError(`config: ${source}:\n${z.prettifyError(parsed.error)}`);
+  return parsed.data;
+}
+
+function set(raw: Record<string, unknown>, setting: string): void {
+  const match = /^([\w.]+)=(.*)$/s.exec(setting);
+  if (!match) throw new ConfigError(`config: --set ${setting}: write key=value, such as federation.rounds=5`);
+  const keys = match[1]!.split('.');
+  let target = raw;
+  for (const key of keys.slice(0, -1)) {
+    if (['__proto__', 'constructor', 'prototype'].includes(key))
+      throw new ConfigError(`config: no key "${key}"`);
+    if (typeof target[key] !== 'object' || target[key] === null) target[key] = {};
+    target = target[key] as Record<string, unknown>;
+  }
+  target[keys.at(-1)!] = parseYaml(match[2]!);
+}
+
+/** A path set on the command line starts from the working directory, one in the file from the file's folder. */
+function resolvePaths(config: Config, folder: string, settings: readonly string[]): Config {
+  const from = (key: string, path: string) =>
+    resolve(settings.some((setting) => setting.startsWith(`${key}=`)) ? '.' : folder, path);
+  return {
+    ...config,
+    data: { ...config.data, path: from('data.path', config.data.path) },
+    model: { ...config.model, path: from('model.path', config.model.path) },
+  };
+}
+
+/** JSON Schema for editors. */
+export function configJsonSchema(): object {
+  return z.toJSONSchema(configSchema, { io: 'input' });
+}

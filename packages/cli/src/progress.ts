@@ -1,0 +1,68 @@
+// Progress on standard error: one line that is rewritten on a terminal, a line a stage where there is none.
+import type { FederationEvent } from '@fellrec/federation';
+import type { Report } from './experiment.ts';
+
+export interface Progress {
+  readonly report: Report;
+  /** A line that stays. */
+  line(text: string): void;
+  event(event: FederationEvent): void;
+}
+
+export function progressOn(stream: NodeJS.WriteStream): Progress {
+  const live = stream.isTTY === true;
+  let last = { stage: '', percent: -1 };
+  const clear = () => {
+    if (live) stream.write('\r\x1b[K');
+  };
+  const line = (text: string) => {
+    clear();
+    stream.write(`${text}\n`);
+  };
+  const report: Report = (stage, done, total) => {
+    const percent = Math.floor((100 * done) / total);
+    // Without a terminal, a quarter at a time.
+    const step = live ? 1 : 25;
+    if (stage === last.stage && Math.floor(percent / step) === Math.floor(last.percent / step)) return;
+    last = { stage, percent };
+    if (live) stream.write(`\r\x1b[K${stage} ${percent} % (${done}/${total})`);
+    else stream.write(`${stage} ${percent} %\n`);
+  };
+  return {
+    report,
+    line,
+    event(event) {
+      switch (event.type) {
+        case 'client-progress':
+          if (live)
+            report(
+              `round ${event.round + 1}, ${event.client}, loss ${event.loss.toFixed(3)}:`,
+              event.step,
+              event.steps,
+            );
+          break;
+        case 'client-trained':
+          line(
+            `  ${event.client}: loss ${event.loss.toFixed(4)} on ${event.samples} samples, ${event.seconds.toFixed(1)} s`,
+          );
+          break;
+        case 'client-skipped':
+          line(`  ${event.client}: has no training samples and takes no part`);
+          break;
+        case 'round-started':
+          line(`round ${event.round + 1}`);
+          break;
+        case 'round-finished':
+          line(`  validation loss ${event.validationLoss.toFixed(4)}`);
+          break;
+        case 'stopped-early':
+          line(`stopped: the best validation loss was in round ${event.bestRound + 1}`);
+          break;
+        default:
+      }
+    },
+  };
+}
+
+/** Says nothing. */
+export const silent: Progress = { report: () => {}, line: () => {}, event: () => {} };

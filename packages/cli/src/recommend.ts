@@ -1,0 +1,66 @@
+// Recommendations from a stored run: a client's best adapter, a history in, ranked titles out.
+import { openRun } from '@fellrec/federation';
+import type { Catalogue } from '@fellrec/recsys';
+import { openExperiment } from './experiment.ts';
+import { type Progress, silent } from './progress.ts';
+import { adapterFormat, readRun } from './train.ts';
+
+export interface RecommendedTitle {
+  readonly id: string;
+  readonly title: string;
+  /** Higher is better; comparable within one list. */
+  readonly score: number;
+}
+
+export interface RecommendRequest {
+  readonly client: string;
+  /** Item ids or exact titles, oldest first. */
+  readonly history: readonly string[];
+  readonly k: number;
+}
+
+/** @throws if the run has no such client, or the catalogue no such item. */
+export async function recommend(
+  directory: string,
+  { client, history, k }: RecommendRequest,
+  progress: Progress = silent,
+): Promise<{ readonly items: readonly RecommendedTitle[]; readonly answer: string }> {
+  const { config, partition } = await readRun(directory);
+  if (!partition.clients.some(({ name }) => name === client))
+    throw new Error(
+      `recommend: the run has no client "${client}"; clients: ${partition.clients.map(({ name }) => name).join(', ')}`,
+    );
+  const experiment = await openExperiment(config, progress.report, partition);
+  const { dataset, recommender } = experiment;
+  const store = await openRun(directory, adapterFormat(config.lora, config.model.path));
+  try {
+    const items = history.map((text) => findItem(dataset.catalogue, text));
+    const best = await store.best(client);
+    const parameters = best?.parameters ?? recommender.initialParameters(config.seed);
+    const options = { k, seed: config.seed };
+    const [found] = await recommender.recommend(
+      [{ history: items.slice(-10), seen: items }],
+      parameters,
+      options,
+    );
+    return {
+      answer: found!.answer ?? '',
+      items: found!.items.map(({ item, score }) => ({ ...pick(dataset.catalogue, item), score })),
+    };
+  } finally {
+    await store.close();
+    await recommender.dispose();
+  }
+}
+
+function findItem(catalogue: Catalogue, text: string): number {
+  const byId = catalogue.items.findIndex(({ id }) => id === text);
+  const index = byId >= 0 ? byId : catalogue.items.findIndex(({ title }) => title.trim() === text.trim());
+  if (index < 0) throw new Error(`recommend: no item has the id or title "${text}"`);
+  return index;
+}
+
+function pick(catalogue: Catalogue, item: number): { id: string; title: string } {
+  const { id, title } = catalogue.items[item]!;
+  return { id, title };
+}

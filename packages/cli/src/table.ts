@@ -1,0 +1,62 @@
+// Results as tables for a terminal.
+import type { Metrics } from '@fellrec/recsys';
+import type { RunResult } from './train.ts';
+
+/** Columns aligned by their widest cell: the first to the left, the others to the right. */
+export function table(header: readonly string[], rows: readonly (readonly string[])[]): string {
+  const widths = header.map((title, c) => Math.max(title.length, ...rows.map((row) => row[c]!.length)));
+  const render = (row: readonly string[]) =>
+    row
+      .map((cell, c) => (c === 0 ? cell.padEnd(widths[c]!) : cell.padStart(widths[c]!)))
+      .join('  ')
+      .trimEnd();
+  return [render(header), widths.map((width) => '-'.repeat(width)).join('  '), ...rows.map(render)].join(
+    '\n',
+  );
+}
+
+const shown = ['recall@10', 'recall@20', 'ndcg@10', 'ndcg@20'];
+const titles = ['R@10', 'R@20', 'N@10', 'N@20'];
+const cells = (metrics: Metrics) =>
+  shown.map((name) => (metrics[name] === undefined ? '-' : metrics[name].toFixed(4)));
+const number = (x: number | undefined) => (x === undefined ? '-' : x.toFixed(3));
+
+/** Per client: users, samples, losses, metrics; then all users, and the spread. */
+export function clientTable({ clients, pooled, spread }: RunResult): string {
+  const rows = clients.map((c) => [
+    c.client,
+    String(c.users),
+    String(c.trainSamples),
+    String(c.testUsers),
+    number(c.firstLoss),
+    number(c.lastLoss),
+    ...cells(c.metrics),
+  ]);
+  const sum = (of: (c: RunResult['clients'][number]) => number) =>
+    String(clients.reduce((n, c) => n + of(c), 0));
+  rows.push([
+    'all users',
+    sum((c) => c.users),
+    sum((c) => c.trainSamples),
+    sum((c) => c.testUsers),
+    '',
+    '',
+    ...cells(pooled),
+  ]);
+  const header = ['client', 'users', 'train', 'test', 'first loss', 'last loss', ...titles];
+  const worst = `R@10 over clients: standard deviation ${spread.deviation.toFixed(4)}, worst ${spread.worst.client} (${spread.worst.value.toFixed(4)})`;
+  return `${table(header, rows)}\n${worst}`;
+}
+
+/** Strategies beside each other, over all users, above the floors. */
+export function comparisonTable(results: readonly RunResult[]): string {
+  const [first] = results;
+  const rows = results.map((r) => [
+    r.strategy,
+    ...cells(r.pooled),
+    r.spread.worst.value.toFixed(4),
+    r.seconds.toFixed(0),
+  ]);
+  for (const [floor, metrics] of Object.entries(first!.floors)) rows.push([floor, ...cells(metrics), '', '']);
+  return table(['method', ...titles, 'R@10 worst client', 'seconds'], rows);
+}

@@ -1,0 +1,240 @@
+// The main job: federated training from a configuration to metrics, stored as a run.
+import { readFile, writeFile } from 'node:fs/promises';
+import { join, resolve } from 'node:path';
+import { createRun, federate, openRun, type ParametersFormat, type RunStore } from '@fellrec/federation';
+import { type LoraConfig, readAdapter, writeAdapter } from '@fellrec/models';
+import {
+  type Floor,
+  floorMetrics,
+  floors,
+  type Metrics,
+  meanMetrics,
+  type Partition,
+  type Spread,
+  spread,
+} from '@fellrec/recsys';
+import { type Config, parseConfig } from './config.ts';
+import { type Experiment, inProcessClients, openExperiment, strategyOf } from './experiment.ts';
+import { type Progress, silent } from './progress.ts';
+
+export interface ClientResult {
+  readonly client: string;
+  readonly users: number;
+  readonly trainSamples: number;
+  readonly testUsers: number;
+  /** Training loss of the first and the last round; undefined for a client that took no part. */
+  readonly firstLoss?: number;
+  readonly lastLoss?: number;
+  /** Round (from 1) of the adapter that was evaluated. */
+  readonly bestRound?: number;
+  /** Samples whose oldest history was dropped to fit the context. */
+  readonly truncated?: number;
+  /** Empty without test users. */
+  readonly metrics: Metrics;
+}
+
+export interface RunResult {
+  readonly name: string;
+  readonly strategy: string;
+  readonly directory: string;
+  readonly rounds: number;
+  readonly clients: readonly ClientResult[];
+  /** Mean over all test users. */
+  readonly pooled: Metrics;
+  /** Of recall@10 over clients with test users. */
+  readonly spread: Spread;
+  readonly floors: Readonly<Record<Floor, Metrics>>;
+  readonly popularityCosine: number;
+  readonly seconds: number;
+}
+
+export interface TrainOptions {
+  readonly resume?: boolean;
+  readonly force?: boolean;
+  readonly progress?: Progress;
+  /** Opened before, with this configuration's data, model and partition: strategies compared share it. */
+  readonly experiment?: Experiment;
+}
+
+export function runDirectory(config: Config): string {
+  return resolve(config.runs, config.name);
+}
+
+/** Trains, or goes on with `resume`, then evaluates each client's best adapter on its own test users. */
+export async function train(
+  config: Config,
+  { resume, force, progress = silent, experiment: given }: TrainOptions = {},
+): Promise<RunResult> {
+  const started = performance.now();
+  const directory = runDirectory(config);
+  const format = adapterFormat(config.lora, config.model.path);
+  const known = resume ? await readPartition(directory) : undefined;
+  const experiment = given ?? (await openExperiment(config, progress.report, known));
+  const store = await openStore(experiment, { directory, format, resume, force });
+  try {
+    const state = await store.state();
+    const events = federate({
+      clients: inProcessClients(experiment),
+      strategy: strategyOf(config),
+      initial: experiment.recommender.initialParameters(config.seed),
+      rounds: config.federation.rounds,
+      patience: config.federation.patience,
+      ...(state && { resume: state }),
+    });
+    for await (const event of events) {
+      await store.record(event);
+      progress.event(event);
+    }
+    const result = await evaluateRun(experiment, store, directory, progress, started);
+    await writeFile(join(directory, 'result.json'), `${JSON.stringify(result, undefined, 2)}\n`);
+    return result;
+  } finally {
+    await store.close();
+    if (!given) await experiment.recommender.dispose();
+  }
+}
+
+/** Evaluates a finished run again, for instance on more test users. */
+export async function evaluate(
+  directory: string,
+  override: (config: Config) => Config,
+  progress: Progress = silent,
+): Promise<RunResult> {
+  const started = performance.now();
+  const { config, partition } = await readRun(directory);
+  const experiment = await openExperiment(override(config), progress.report, partition);
+  const store = await openRun(directory, adapterFormat(config.lora, config.model.path));
+  try {
+    return await evaluateRun(experiment, store, directory, progress, started);
+  } finally {
+    await store.close();
+    await experiment.recommender.dispose();
+  }
+}
+
+async function evaluateRun(
+  experiment: Experiment,
+  store: RunStore,
+  directory: string,
+  progress: Progress,
+  started: number,
+): Promise<RunResult> {
+  const { config, clients, dataset, recommender } = experiment;
+  const history = await store.history();
+  const total = clients.reduce((n, { test }) => n + test.length, 0);
+  const users: Metrics[] = [];
+  const results: ClientResult[] = [];
+  const perClient = new Map<string, Metrics>();
+  for (const { name, users: own, train: samples, test } of clients) {
+    const best = await store.best(name);
+    const before = users.length;
+    const parameters = best?.parameters ?? recommender.initialParameters(config.seed);
+    const found =
+      test.length === 0
+        ? []
+        : await recommender.evaluate(test, parameters, {
+            seed: config.seed,
+            onProgress: (done) => progress.report('test users', before + done, total),
+          });
+    users.push(...found);
+    const metrics = meanMetrics(found);
+    if (found.length > 0) perClient.set(name, metrics);
+    const losses = history.flatMap((round) => (round.losses[name] === undefined ? [] : [round.losses[name]]));
+    results.push({
+      client: name,
+      users: own.length,
+      trainSamples: samples.length,
+      testUsers: test.length,
+      ...(losses.length > 0 && { firstLoss: losses[0]!, lastLoss: losses.at(-1)! }),
+      ...(best && { bestRound: best.round + 1 }),
+      ...(experiment.truncated.has(name) && { truncated: experiment.truncated.get(name)! }),
+      metrics,
+    });
+  }
+  const test = clients.flatMap((client) => client.test);
+  const floor = (kind: Floor) =>
+    meanMetrics(floorMetrics(kind, test, dataset.users, dataset.catalogue.items.length, config.seed));
+  if (perClient.size === 0) throw new Error('train: no client has a test user; there is nothing to evaluate');
+  return {
+    name: config.name,
+    strategy: config.federation.strategy,
+    directory,
+    rounds: history.length,
+    clients: results,
+    pooled: meanMetrics(users),
+    spread: spread('recall@10', perClient),
+    floors: Object.fromEntries(floors.map((kind) => [kind, floor(kind)])) as Record<Floor, Metrics>,
+    popularityCosine: experiment.partition.popularityCosine,
+    seconds: (performance.now() - started) / 1000,
+  };
+}
+
+/** Adapters as PEFT folders. */
+export function adapterFormat(config: LoraConfig, baseModel: string): ParametersFormat {
+  return {
+    write: (directory, tensors) => writeAdapter(directory, { config, tensors }, baseModel),
+    read: async (directory) => (await readAdapter(directory)).tensors,
+  };
+}
+
+async function openStore(
+  { config, partition, dataset, modelHash }: Experiment,
+  o: { directory: string; format: ParametersFormat; resume: boolean | undefined; force: boolean | undefined },
+): Promise<RunStore> {
+  const record = { ...config, dataset: { name: dataset.name, hash: dataset.hash }, modelHash };
+  if (!o.resume)
+    return createRun(o.directory, { config: record, clients: partition, force: o.force ?? false }, o.format);
+  const store = await openRun(o.directory, o.format);
+  const different = differences(store.config(), record).filter((key) => !changeable.has(key));
+  if (different.length === 0) return store;
+  await store.close();
+  throw new Error(
+    `run: ${o.directory} was made with other settings: ${different.join(', ')}; resume with the same, or start again with --force`,
+  );
+}
+
+/** Settings that may differ when a run goes on: they do not change what its rounds compute. */
+const changeable = new Set([
+  'federation.rounds',
+  'federation.patience',
+  'threads',
+  'cache',
+  'runs',
+  'data.path',
+  'model.path',
+]);
+
+/** Keys (`training.learningRate`) at which two configurations differ. */
+function differences(a: unknown, b: unknown, path = ''): string[] {
+  if (typeof a !== 'object' || typeof b !== 'object' || a === null || b === null)
+    return JSON.stringify(a) === JSON.stringify(b) ? [] : [path];
+  const keys = new Set([...Object.keys(a), ...Object.keys(b)]);
+  return [...keys].flatMap((key) =>
+    differences(
+      (a as Record<string, unknown>)[key],
+      (b as Record<string, unknown>)[key],
+      path ? `${path}.${key}` : key,
+    ),
+  );
+}
+
+/** A stored run's configuration and partition. */
+export async function readRun(directory: string): Promise<{ config: Config; partition: Partition }> {
+  const file = join(directory, 'config.json');
+  const text = await readFile(file, 'utf8').catch((cause) => {
+    throw new Error(`run: ${directory} is no run (it has no config.json)`, { cause });
+  });
+  const { dataset: _, modelHash: __, ...config } = JSON.parse(text) as Record<string, unknown>;
+  return { config: parseConfig(config, file), partition: await readPartition(directory) };
+}
+
+async function readPartition(directory: string): Promise<Partition> {
+  const file = join(directory, 'clients.json');
+  const text = await readFile(file, 'utf8').catch((cause) => {
+    throw new Error(
+      `run: ${directory} is no run that can go on (it has no clients.json); start it without --resume`,
+      { cause },
+    );
+  });
+  return JSON.parse(text) as Partition;
+}

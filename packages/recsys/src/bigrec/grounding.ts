@@ -1,0 +1,77 @@
+// Grounding (BIGRec, arXiv 2308.08434): a generated title is placed among the catalogue's by the base model's own
+// vectors, the normalised last hidden state of a text's last token; near is good.
+import { createHash } from 'node:crypto';
+import { existsSync } from 'node:fs';
+import { mkdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import { float32 } from '@fellrec/graph';
+import { type LanguageModel, readSafetensors, type Tokenizer, writeSafetensors } from '@fellrec/models';
+import type { Catalogue } from '../catalogue.ts';
+
+const batchSize = 64;
+
+/** Vectors of texts, [texts, d]. Texts of like length are computed together. */
+export async function textVectors(
+  texts: readonly string[],
+  model: LanguageModel,
+  tokenizer: Tokenizer,
+  onProgress?: (done: number, total: number) => void,
+): Promise<Float32Array[]> {
+  const { contextLength, eosIds } = model.checkpoint.config;
+  const encoded = texts.map((text, index) => {
+    const ids = tokenizer.encode(text).slice(0, contextLength);
+    // A tokenizer without a begin token has nothing to say about an empty text.
+    return { index, ids: ids.length > 0 ? ids : [eosIds[0] ?? 0] };
+  });
+  encoded.sort((a, b) => a.ids.length - b.ids.length);
+  const vectors: Float32Array[] = [];
+  for (let at = 0; at < encoded.length; at += batchSize) {
+    const part = encoded.slice(at, at + batchSize);
+    const { data, dims } = await model.vectors(part.map(({ ids }) => ids));
+    const d = dims[1]!;
+    part.forEach(({ index }, row) => {
+      vectors[index] = data.slice(row * d, (row + 1) * d);
+    });
+    onProgress?.(at + part.length, encoded.length);
+  }
+  return vectors;
+}
+
+/** The catalogue's vectors: computed once per base model and catalogue, then read from the cache. */
+export async function catalogueVectors(
+  catalogue: Catalogue,
+  model: LanguageModel,
+  tokenizer: Tokenizer,
+  cacheDir: string,
+  onProgress?: (done: number, total: number) => void,
+): Promise<Float32Array[]> {
+  const key = createHash('sha256')
+    .update(`${model.checkpoint.hash} ${catalogue.hash}`)
+    .digest('hex')
+    .slice(0, 32);
+  const file = join(cacheDir, `titles-${key}.safetensors`);
+  if (existsSync(file)) {
+    const { data, dims } = (await readSafetensors(file)).get('vectors')!;
+    const d = dims[1]!;
+    return Array.from({ length: dims[0]! }, (_, i) => (data as Float32Array).subarray(i * d, (i + 1) * d));
+  }
+  const titles = catalogue.items.map(({ title }) => title);
+  const vectors = await textVectors(titles, model, tokenizer, onProgress);
+  const d = vectors[0]!.length;
+  const flat = new Float32Array(vectors.length * d);
+  vectors.forEach((vector, i) => {
+    flat.set(vector, i * d);
+  });
+  await mkdir(cacheDir, { recursive: true });
+  await writeSafetensors(file, new Map([['vectors', float32(flat, [vectors.length, d])]]));
+  return vectors;
+}
+
+/** Minus the Euclidean distance of `vector` to each item's. */
+export function nearness(vector: Float32Array, items: readonly Float32Array[]): Float64Array {
+  return Float64Array.from(items, (item) => {
+    let sum = 0;
+    for (let d = 0; d < item.length; d++) sum += (vector[d]! - item[d]!) ** 2;
+    return -Math.sqrt(sum);
+  });
+}

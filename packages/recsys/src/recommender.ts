@@ -1,0 +1,77 @@
+// The seam between the two recommenders and those who train and ask them.
+import type { NamedTensors } from '@fellrec/graph';
+import type { Metrics } from './metrics.ts';
+import type { Sample } from './samples.ts';
+
+export interface TrainOptions {
+  readonly epochs: number;
+  readonly batchSize: number;
+  readonly microBatch: number;
+  readonly learningRate: number;
+  /** Steps over which the learning rate rises from 0. */
+  readonly warmupSteps: number;
+  readonly weightDecay: number;
+  /** Gradients' largest global norm. */
+  readonly clipNorm: number;
+  /** Names the stream of order and dropout: a run's seed, client and round. */
+  readonly stream: readonly [seed: number, ...(string | number)[]];
+  readonly onStep?: (progress: {
+    readonly step: number;
+    readonly steps: number;
+    readonly loss: number;
+  }) => void;
+}
+
+export interface TrainResult {
+  readonly parameters: NamedTensors;
+  /** Mean over all samples of all epochs. */
+  readonly loss: number;
+  readonly steps: number;
+  /** Share of the computed tokens that are not padding. */
+  readonly fill: number;
+  /** Samples whose oldest history was dropped to fit the context. */
+  readonly truncated: number;
+}
+
+export interface Recommendation {
+  readonly item: number;
+  /** Higher is better; comparable within one list only. */
+  readonly score: number;
+}
+
+export interface Recommended {
+  readonly items: readonly Recommendation[];
+  /** What the model said, where it generates. */
+  readonly answer?: string;
+}
+
+export interface Recommender {
+  /** Parameters that every client starts from. */
+  initialParameters(seed: number): NamedTensors;
+  /** @throws on a loss that is no number, naming the step. */
+  train(samples: readonly Sample[], parameters: NamedTensors, options: TrainOptions): Promise<TrainResult>;
+  /** Mean validation loss, without dropout. */
+  loss(samples: readonly Sample[], parameters: NamedTensors): Promise<number>;
+  /** The k best items of the catalogue for each history, `seen` items left out. */
+  recommend(
+    queries: readonly Pick<Sample, 'history' | 'seen'>[],
+    parameters: NamedTensors,
+    options: RecommendOptions,
+  ): Promise<Recommended[]>;
+  /** Metrics of each sample under full ranking. */
+  evaluate(
+    samples: readonly Sample[],
+    parameters: NamedTensors,
+    options: EvaluateOptions,
+  ): Promise<Metrics[]>;
+  dispose(): Promise<void>;
+}
+
+export interface EvaluateOptions {
+  readonly seed: number;
+  readonly onProgress?: (done: number, total: number) => void;
+}
+
+export interface RecommendOptions extends EvaluateOptions {
+  readonly k: number;
+}
