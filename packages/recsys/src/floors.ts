@@ -1,5 +1,5 @@
 // The floor that any recommender must beat: random order, and popularity in the training interactions.
-import { random } from '@fellrec/graph';
+import { type Random, random } from '@fellrec/graph';
 import type { User } from './dataset.ts';
 import { cutoffs, type Metrics, metricsOf } from './metrics.ts';
 import { rank } from './ranking.ts';
@@ -24,13 +24,26 @@ export function floorMetrics(
   seed: number,
   ks: readonly number[] = cutoffs,
 ): Metrics[] {
-  const scores = floor === 'popularity' ? popularity(users, itemCount) : new Float64Array(itemCount);
+  const counts = popularity(users, itemCount);
   return samples.map(({ user, seen, targets }) => {
-    const ranked = rank(scores, {
-      k: Math.max(...ks),
-      exclude: seen,
-      random: random(seed, 'floor', floor, user),
-    });
+    const options = { k: Math.max(...ks), exclude: seen, random: random(seed, 'floor', floor, user) };
+    const ranked = floor === 'random' ? draw(itemCount, options) : rank(counts, options);
     return metricsOf(ranked, targets, ks);
   });
+}
+
+/** The first k places of a random order of the items that are not excluded, without ordering the others. */
+function draw(
+  itemCount: number,
+  { k, exclude, random }: { k: number; exclude: readonly number[]; random: Random },
+): number[] {
+  const taken = new Set(exclude);
+  const drawn: number[] = [];
+  while (drawn.length < k && taken.size < itemCount) {
+    const item = random.integer(itemCount);
+    if (taken.has(item)) continue;
+    taken.add(item);
+    drawn.push(item);
+  }
+  return drawn;
 }

@@ -8,7 +8,8 @@ export const cutoffs = [10, 20] as const;
 
 /**
  * Metrics of one user. `ranked` holds at least max(ks) items, best first (fewer count as misses behind the end).
- * Recall@K = hits / |targets|; NDCG@K = sum of 1 / log2(rank + 1) over hits, over its largest possible value.
+ * Recall@K = hits / |targets|; NDCG@K = sum of 1 / log2(rank + 1) over hits, over its largest possible value;
+ * Precision@K = hits / K; MRR@K = 1 / rank of the first hit; Hit@K = 1 if there is a hit. @throws without targets.
  */
 export function metricsOf(
   ranked: readonly number[],
@@ -16,6 +17,8 @@ export function metricsOf(
   ks: readonly number[] = cutoffs,
 ): Metrics {
   const wanted = new Set(targets);
+  if (wanted.size === 0)
+    throw new Error('metrics: a user without targets has no metrics; leave such users out');
   const metrics: Record<string, number> = {};
   for (const k of ks) {
     const ranks = ranked.slice(0, k).flatMap((item, i) => (wanted.has(item) ? [i + 1] : []));

@@ -29,7 +29,10 @@ export function renderAnswer(title: string): string {
   return `"${title}"`;
 }
 
-/** The title in a generated answer: what stands between its first quotation marks, or its first line. */
+/**
+ * The title in a generated answer: its first line without the outer quotation marks (the last one may be missing;
+ * those inside belong to the title). Empty if there is nothing.
+ */
 export function parseAnswer(text: string): string {
   const line = text.trimStart().split('\n')[0]!.trim();
   if (!line.startsWith('"')) return line;

@@ -9,27 +9,38 @@ export interface RankingOptions {
   readonly random: Random;
 }
 
-/** The k best items by `scores` (one an item, higher is better), best first. @throws on a score that is no number. */
+interface Entry {
+  readonly item: number;
+  readonly score: number;
+  /** Uniform: the larger one of two equal scores comes first. */
+  readonly tie: number;
+}
+
+/**
+ * The k best items by `scores` (one an item, higher is better), best first; all of them if there are fewer than k.
+ * @throws on a score that is no number.
+ */
 export function rank(scores: ArrayLike<number>, { k, exclude, random }: RankingOptions): number[] {
+  if (k <= 0) return [];
   const excluded = new Set(exclude);
-  // A min-heap would be faster for large k; k is at most 50 here, and most items fall below the worst kept.
-  const best: { item: number; score: number; tie: number }[] = [];
+  // Kept in order: k is at most 50 here and most items fall below the worst kept, where a heap would gain nothing.
+  const best: Entry[] = [];
+  let worst: Entry | undefined;
   for (let item = 0; item < scores.length; item++) {
     const score = scores[item]!;
     if (Number.isNaN(score)) throw new Error(`ranking: the score of item ${item} is not a number`);
-    if (excluded.has(item)) continue;
-    const worst = best[k - 1];
-    if (worst && score < worst.score) continue;
+    if ((worst && score < worst.score) || excluded.has(item)) continue;
     const entry = { item, score, tie: random.uniform() };
     if (worst && !above(entry, worst)) continue;
     let place = best.length;
     while (place > 0 && above(entry, best[place - 1]!)) place--;
     best.splice(place, 0, entry);
     if (best.length > k) best.pop();
+    if (best.length === k) worst = best[k - 1];
   }
   return best.map(({ item }) => item);
 }
 
-function above(a: { score: number; tie: number }, b: { score: number; tie: number }): boolean {
+function above(a: Entry, b: Entry): boolean {
   return a.score > b.score || (a.score === b.score && a.tie > b.tie);
 }

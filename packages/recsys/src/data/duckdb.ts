@@ -1,5 +1,5 @@
 // Small helpers over DuckDB's client.
-import type { DuckDBConnection, DuckDBValue } from '@duckdb/node-api';
+import { type DuckDBConnection, DuckDBInstance, type DuckDBValue } from '@duckdb/node-api';
 
 /** A string as an SQL literal. */
 export function literal(text: string): string {
@@ -7,10 +7,22 @@ export function literal(text: string): string {
 }
 
 /** A column's name as an SQL identifier. */
-export function name(column: string): string {
+export function identifier(column: string): string {
   return `"${column.replaceAll('"', '""')}"`;
 }
 
 export async function rows(db: DuckDBConnection, sql: string): Promise<Record<string, DuckDBValue>[]> {
   return (await db.runAndReadAll(sql)).getRowObjects();
+}
+
+/** Runs `work` on a database in memory, which is closed afterwards. */
+export async function withDatabase<T>(work: (db: DuckDBConnection) => Promise<T>): Promise<T> {
+  const instance = await DuckDBInstance.create(':memory:');
+  const db = await instance.connect();
+  try {
+    return await work(db);
+  } finally {
+    db.closeSync();
+    instance.closeSync();
+  }
 }

@@ -1,15 +1,15 @@
 // The data folder: items.parquet, users.parquet, interactions.parquet and dataset.json.
 import { createHash } from 'node:crypto';
-import { existsSync } from 'node:fs';
-import { mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
+import { existsSync, readdirSync } from 'node:fs';
+import { mkdir, mkdtemp, open, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
-import { type DuckDBConnection, DuckDBInstance } from '@duckdb/node-api';
+import type { DuckDBConnection } from '@duckdb/node-api';
 import { z } from 'zod';
-import { catalogue, type Item } from '../catalogue.ts';
+import { type Catalogue, catalogue } from '../catalogue.ts';
 import type { Dataset, SplitName, User } from '../dataset.ts';
-import { literal, rows } from './duckdb.ts';
+import { literal, rows, withDatabase } from './duckdb.ts';
 
-const schema = z.object({
+const schema = z.strictObject({
   format: z.literal(1, 'the folder was written by another version; import the data again'),
   name: z.string(),
   split: z.enum(['leave-one-out', 'global-time']),
@@ -17,140 +17,180 @@ const schema = z.object({
   users: z.number().int().positive(),
   items: z.number().int().positive(),
   interactions: z.number().int().positive(),
-  sources: z.object({ interactions: z.string(), items: z.string(), users: z.string().optional() }),
+  /** File names, without their folders. */
+  sources: z.strictObject({ interactions: z.string(), items: z.string(), users: z.string().optional() }),
+  /** sha256 of catalogue and interactions, checked on reading. */
+  hash: z.string(),
 });
+type Description = z.infer<typeof schema>;
 
-interface Sources {
-  readonly interactions: string;
-  readonly items: string;
-  readonly users?: string;
-  readonly output: string;
+interface Content {
+  readonly name: string;
+  readonly kCore: number;
+  readonly split: SplitName;
+  readonly sources: {
+    readonly interactions: string;
+    readonly items: string;
+    readonly users: string | undefined;
+  };
+}
+
+const descriptionFile = 'dataset.json';
+
+/** @throws if something is at `output` that may not be replaced: `force` replaces data folders only. */
+export function refuseExisting(output: string, force: boolean): void {
+  if (!existsSync(output)) return;
+  if (!force) throw new Error(`data: ${output} exists; choose another folder or pass --force`);
+  if (!existsSync(join(output, descriptionFile)) && readdirSync(output).length > 0)
+    throw new Error(`data: ${output} is no data folder and is not replaced; choose another folder`);
 }
 
 /** Writes the tables `split`, `items` and `users` beside the target and renames: the folder appears whole or not at all. */
-export async function writeFolder(
-  db: DuckDBConnection,
-  { output, ...sources }: Sources,
-  { kCore, split, name }: { kCore: number; split: SplitName; name: string },
-): Promise<void> {
-  const temporary = join(dirname(output), `.${basename(output)}.${process.pid}.tmp`);
-  await rm(temporary, { recursive: true, force: true });
-  await mkdir(temporary, { recursive: true });
+export async function writeFolder(db: DuckDBConnection, output: string, content: Content): Promise<void> {
+  const { name, kCore, split, sources } = content;
+  await mkdir(dirname(output), { recursive: true });
+  const temporary = await mkdtemp(join(dirname(output), `.${basename(output)}-`));
   try {
-    await db.run(`CREATE TABLE item_index AS SELECT row_number() OVER (ORDER BY place) - 1 AS index, id, title, attributes
-      FROM items WHERE id IN (SELECT item FROM split)`);
-    await db.run(`CREATE TABLE user_index AS SELECT row_number() OVER (ORDER BY place) - 1 AS index, u.user AS id,
-      users.attributes AS attributes FROM (SELECT user, min(place) AS place FROM kept GROUP BY user) u
-      LEFT JOIN users ON users.id = u.user`);
-    const copy = (query: string, file: string) =>
-      db.run(`COPY (${query}) TO ${literal(join(temporary, file))} (FORMAT parquet, COMPRESSION zstd)`);
-    await copy('SELECT * FROM item_index ORDER BY index', 'items.parquet');
-    await copy('SELECT * FROM user_index ORDER BY index', 'users.parquet');
-    await copy(
-      `SELECT u.index::INTEGER AS user, i.index::INTEGER AS item, position::INTEGER AS position, part::TINYINT AS part FROM split
-       JOIN user_index u ON u.id = user JOIN item_index i ON i.id = item ORDER BY u.index, position`,
-      'interactions.parquet',
-    );
-    const [counts] = await rows(
-      db,
-      'SELECT (SELECT count(*) FROM user_index) AS users, (SELECT count(*) FROM item_index) AS items, (SELECT count(*) FROM split) AS interactions',
-    );
-    const dataset: z.infer<typeof schema> = {
+    const interactions = await writeTables(db, temporary);
+    const { items, users, hash } = await readTables(db, temporary);
+    const description: Description = {
       format: 1,
       name,
       split,
       kCore,
-      users: Number(counts!.users),
-      items: Number(counts!.items),
-      interactions: Number(counts!.interactions),
+      users: users.length,
+      items: items.items.length,
+      interactions,
       sources: {
         interactions: basename(sources.interactions),
         items: basename(sources.items),
         ...(sources.users && { users: basename(sources.users) }),
       },
+      hash,
     };
-    await writeFile(join(temporary, 'dataset.json'), `${JSON.stringify(dataset, undefined, 2)}\n`);
-    await rm(output, { recursive: true, force: true });
-    await rename(temporary, output);
+    await writeFile(join(temporary, descriptionFile), `${JSON.stringify(description, undefined, 2)}\n`);
+    for (const file of readdirSync(temporary)) await flush(join(temporary, file));
+    await replace(temporary, output);
   } catch (cause) {
-    await rm(temporary, { recursive: true, force: true });
     throw new Error(`data: cannot write ${output}: ${(cause as Error).message}`, { cause });
+  } finally {
+    await rm(temporary, { recursive: true, force: true });
   }
 }
 
 /** Reads a data folder. @throws if a file is missing or damaged. */
 export async function readDataset(directory: string): Promise<Dataset> {
-  const file = join(directory, 'dataset.json');
+  const { name, split, hash } = await readDescription(directory);
+  for (const table of ['items', 'users', 'interactions'])
+    if (!existsSync(join(directory, `${table}.parquet`)))
+      throw new Error(`data: ${join(directory, `${table}.parquet`)} is missing; import the data again`);
+  const tables = await withDatabase((db) => readTables(db, directory)).catch((cause: Error) => {
+    throw new Error(`data: ${directory} cannot be read: ${cause.message}; import the data again`, { cause });
+  });
+  if (tables.hash !== hash)
+    throw new Error(
+      `data: the files in ${directory} do not belong to its ${descriptionFile}: sha256 ${tables.hash}, expected ${hash}; import the data again`,
+    );
+  return { name, split, catalogue: tables.items, users: tables.users, hash };
+}
+
+async function readDescription(directory: string): Promise<Description> {
+  const file = join(directory, descriptionFile);
   if (!existsSync(file))
     throw new Error(
-      `data: ${directory} is no data folder (it has no dataset.json); make one with "fellrec data import"`,
+      `data: ${directory} is no data folder (it has no ${descriptionFile}); make one with "fellrec data import"`,
     );
-  const text = await readFile(file, 'utf8');
-  let parsed: z.infer<typeof schema>;
   try {
-    parsed = schema.parse(JSON.parse(text));
+    return schema.parse(JSON.parse(await readFile(file, 'utf8')));
   } catch (cause) {
     const reason = cause instanceof z.ZodError ? z.prettifyError(cause) : (cause as Error).message;
     throw new Error(`data: ${file} is damaged: ${reason}`, { cause });
   }
-  const instance = await DuckDBInstance.create(':memory:');
-  const db = await instance.connect();
-  const read = async (name: string) => {
-    const path = join(directory, `${name}.parquet`);
-    if (!existsSync(path)) throw new Error(`data: ${path} is missing; import the data again`);
-    return (await db.runAndReadAll(`SELECT * FROM read_parquet(${literal(path)})`)).getColumnsObject();
-  };
-  try {
-    const itemTable = await read('items');
-    const items = itemTable.id!.map(
-      (id, i): Item => ({
-        id: String(id),
-        title: String(itemTable.title![i]),
-        attributes: attributesOf(itemTable.attributes![i]),
-      }),
+}
+
+/** The three tables as Parquet files. Returns the number of interactions. */
+async function writeTables(db: DuckDBConnection, folder: string): Promise<number> {
+  await db.run(`CREATE TABLE item_index AS SELECT row_number() OVER (ORDER BY place) - 1 AS index, id, title, attributes
+    FROM items WHERE id IN (SELECT item FROM split)`);
+  await db.run(`CREATE TABLE user_index AS SELECT row_number() OVER (ORDER BY place) - 1 AS index, user AS id, attributes
+    FROM (SELECT user, min(place) AS place FROM kept GROUP BY user) LEFT JOIN users ON users.id = user`);
+  const copy = (query: string, table: string) =>
+    db.run(
+      `COPY (${query}) TO ${literal(join(folder, `${table}.parquet`))} (FORMAT parquet, COMPRESSION zstd)`,
     );
-    const userTable = await read('users');
-    const users = userTable.id!.map((id, i) => ({
+  await copy('SELECT * FROM item_index ORDER BY index', 'items');
+  await copy('SELECT * FROM user_index ORDER BY index', 'users');
+  await copy(
+    `SELECT u.index::INTEGER AS user, i.index::INTEGER AS item, position::INTEGER AS position,
+      CASE part WHEN 0 THEN 'train' WHEN 1 THEN 'validation' ELSE 'test' END AS part
+     FROM split JOIN user_index u ON u.id = user JOIN item_index i ON i.id = item ORDER BY u.index, position`,
+    'interactions',
+  );
+  return Number((await rows(db, 'SELECT count(*) AS n FROM split'))[0]!.n);
+}
+
+async function readTables(
+  db: DuckDBConnection,
+  folder: string,
+): Promise<{ items: Catalogue; users: User[]; hash: string }> {
+  const read = async (table: string, columns: readonly string[], order: string) => {
+    const file = literal(join(folder, `${table}.parquet`));
+    const found = await db.runAndReadAll(
+      `SELECT ${columns.join(', ')} FROM read_parquet(${file}) ORDER BY ${order}`,
+    );
+    return found.getColumns();
+  };
+  const [itemIds, titles, itemAttributes] = await read('items', ['id', 'title', 'attributes'], 'index');
+  const items = catalogue(
+    itemIds!.map((id, i) => ({
       id: String(id),
-      parts: [[], [], []] as [number[], number[], number[]],
-      attributes: attributesOf(userTable.attributes![i]),
-    }));
-    const table = await read('interactions');
-    const [userColumn, itemColumn, partColumn] = [table.user!, table.item!, table.part!];
-    const hash = createHash('sha256');
-    for (let i = 0; i < userColumn.length; i++)
-      users[Number(userColumn[i])]!.parts[Number(partColumn[i]) as 0 | 1 | 2].push(Number(itemColumn[i]));
-    const known = catalogue(items);
-    hash.update(known.hash).update(JSON.stringify(users.map(({ id, parts }) => [id, parts])));
-    return {
-      name: parsed.name,
-      split: parsed.split,
-      catalogue: known,
-      users: users.map(
-        ({ id, parts: [train, validation, test], attributes }): User => ({
-          id,
-          train,
-          validation,
-          test,
-          attributes,
-        }),
-      ),
-      hash: hash.digest('hex'),
-    };
-  } catch (cause) {
-    throw new Error(`data: ${directory} cannot be read: ${(cause as Error).message}`, { cause });
+      title: String(titles![i]),
+      attributes: parseAttributes(itemAttributes![i]),
+    })),
+  );
+  const [userIds, userAttributes] = await read('users', ['id', 'attributes'], 'index');
+  const users = userIds!.map((id, i) => ({
+    id: String(id),
+    train: [] as number[],
+    validation: [] as number[],
+    test: [] as number[],
+    attributes: parseAttributes(userAttributes![i]),
+  }));
+  const interactionColumns = ['"user"', 'item', 'part'];
+  const [user, item, part] = await read('interactions', interactionColumns, '"user", position');
+  for (let i = 0; i < user!.length; i++)
+    users[Number(user![i])]![part![i] as 'train' | 'validation' | 'test'].push(Number(item![i]));
+  const parts = users.map(({ id, train, validation, test }) => [id, train, validation, test]);
+  const hash = createHash('sha256').update(items.hash).update(JSON.stringify(parts)).digest('hex');
+  return { items, users, hash };
+}
+
+function parseAttributes(json: unknown): Record<string, string> {
+  if (typeof json !== 'string') return {};
+  const entries = Object.entries(JSON.parse(json) as Record<string, unknown>);
+  return Object.fromEntries(entries.flatMap(([key, value]) => (value === null ? [] : [[key, text(value)]])));
+}
+
+function text(value: unknown): string {
+  if (Array.isArray(value)) return value.map(text).join(' ');
+  return typeof value === 'object' ? JSON.stringify(value) : String(value);
+}
+
+/** Writes a file's or folder's pages to the disk, so that a rename after it never shows an empty file. */
+async function flush(path: string): Promise<void> {
+  const handle = await open(path, 'r');
+  try {
+    await handle.sync();
   } finally {
-    db.closeSync();
-    instance.closeSync();
+    await handle.close();
   }
 }
 
-function attributesOf(json: unknown): Record<string, string> {
-  if (typeof json !== 'string') return {};
-  const parsed = JSON.parse(json) as Record<string, unknown>;
-  return Object.fromEntries(
-    Object.entries(parsed).flatMap(([key, value]) =>
-      value === null ? [] : [[key.split(':')[0]!, String(value)]],
-    ),
-  );
+/** Puts `folder` in the place of `output`, whose old content goes only afterwards. */
+async function replace(folder: string, output: string): Promise<void> {
+  const old = `${folder}.old`;
+  if (existsSync(output)) await rename(output, old);
+  await rename(folder, output);
+  await flush(dirname(output));
+  await rm(old, { recursive: true, force: true });
 }

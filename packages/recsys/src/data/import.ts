@@ -1,27 +1,26 @@
 // From files as they are published to one data folder: interactions and titles read by DuckDB, k-core, split.
-import { existsSync } from 'node:fs';
-import { readFile } from 'node:fs/promises';
-import { extname } from 'node:path';
-import { type DuckDBConnection, DuckDBInstance } from '@duckdb/node-api';
+import { basename, resolve } from 'node:path';
+import type { DuckDBConnection } from '@duckdb/node-api';
 import type { SplitName } from '../dataset.ts';
-import { literal, name, rows } from './duckdb.ts';
-import { writeFolder } from './folder.ts';
+import { identifier, rows, withDatabase } from './duckdb.ts';
+import { attributesOf, column, type FileTable, loadFile } from './files.ts';
+import { refuseExisting, writeFolder } from './folder.ts';
 
 export interface ImportOptions {
-  /** CSV, TSV (also RecBole's .inter), JSON or Parquet. */
+  /** CSV, tab-separated (.tsv, RecBole's .inter), JSON, JSON lines or Parquet. */
   readonly interactions: string;
   readonly items: string;
   readonly users?: string;
-  /** Folder to write; must not exist unless `force`. */
+  /** Folder to write; must not exist unless `force`, and then must be a data folder or empty. */
   readonly output: string;
   readonly force?: boolean;
   readonly name?: string;
   readonly columns?: {
     readonly user?: string;
     readonly item?: string;
-    /** Numbers that grow with time; without one, rows are in order. */
+    /** Numbers or dates that grow with time; without one, rows are in order. */
     readonly time?: string;
-    /** A column that holds a user's whole sequence of items, separated by spaces, oldest first. */
+    /** A column that holds a user's whole sequence of items, oldest first: a list, or text separated by spaces. */
     readonly sequence?: string;
     readonly itemId?: string;
     readonly title?: string;
@@ -32,144 +31,111 @@ export interface ImportOptions {
   readonly split?: SplitName;
 }
 
-/** Writes the data folder. @throws on missing files or columns, unknown items, or when nothing is left; then nothing is written. */
+/**
+ * Writes the data folder; of several interactions of a user with an item the last one counts.
+ * @throws on missing files or columns, unknown items, or when nothing is left; then nothing is written.
+ */
 export async function importDataset(options: ImportOptions): Promise<void> {
-  const { output, kCore = 5, split = 'leave-one-out', columns = {} } = options;
-  if (existsSync(output) && !options.force)
-    throw new Error(`data: ${output} exists; choose another folder or pass --force`);
-  const instance = await DuckDBInstance.create(':memory:');
-  const db = await instance.connect();
-  try {
+  const { kCore = 5, split = 'leave-one-out', columns = {}, force = false } = options;
+  const output = resolve(options.output);
+  const name = options.name ?? basename(output);
+  if (!Number.isInteger(kCore) || kCore < 0)
+    throw new Error(`data: the k of k-core filtering is ${kCore}; use a whole number, 0 for none`);
+  refuseExisting(output, force);
+  await withDatabase(async (db) => {
     await readInteractions(db, options.interactions, columns);
     await readItems(db, options.items, columns);
     await refuseUnknownItems(db);
     await readUsers(db, options.users, columns);
-    await db.run(`CREATE TABLE kept AS SELECT user, item, max(time) AS time, max(place) AS place FROM interactions
-                  GROUP BY user, item`);
+    await db.run(`CREATE TABLE kept AS SELECT user, item, last.time AS time, last.place AS place FROM (
+      SELECT user, item, max({'time': time, 'place': place}) AS last FROM interactions GROUP BY user, item)`);
     await applyKCore(db, kCore);
     await assignSplit(db, split);
-    await writeFolder(db, options, {
-      kCore,
-      split,
-      name: options.name ?? output.split(/[\\/]/).filter(Boolean).at(-1)!,
-    });
-  } finally {
-    db.closeSync();
-    instance.closeSync();
-  }
+    const { interactions, items, users } = options;
+    await writeFolder(db, output, { kCore, split, name, sources: { interactions, items, users } });
+  });
 }
 
 type Columns = NonNullable<ImportOptions['columns']>;
 
 /** interactions(user, item, time, place): place is the order of rows, then of items within a sequence. */
 async function readInteractions(db: DuckDBConnection, file: string, columns: Columns): Promise<void> {
-  const sequences = await readTable(db, file, 'interactions_file');
-  const user = await column(db, 'interactions_file', file, columns.user ?? 'user');
-  if (columns.sequence || sequences) {
-    const sequence = await column(db, 'interactions_file', file, columns.sequence ?? 'items');
-    await db.run(`CREATE TABLE interactions AS
-      SELECT user, item, NULL::DOUBLE AS time, row * 1000000 + step AS place FROM (
-        SELECT ${user}::VARCHAR AS user, row, unnest(list) AS item, generate_subscripts(list, 1) AS step FROM (
-          SELECT *, string_split(trim(${sequence}), ' ') AS list, row_number() OVER () AS row FROM interactions_file))`);
-  } else {
-    const item = await column(db, 'interactions_file', file, columns.item ?? 'item');
-    const time = columns.time ? await column(db, 'interactions_file', file, columns.time) : undefined;
-    await db.run(`CREATE TABLE interactions AS
-      SELECT ${user}::VARCHAR AS user, ${item}::VARCHAR AS item, ${time ? `TRY_CAST(${time} AS DOUBLE)` : 'NULL::DOUBLE'} AS time,
-        row_number() OVER () AS place FROM interactions_file`);
-    if (time) {
-      const [bad] = await rows(
-        db,
-        `SELECT ${time}::VARCHAR AS text FROM interactions_file WHERE TRY_CAST(${time} AS DOUBLE) IS NULL LIMIT 1`,
-      );
-      if (bad)
-        throw new Error(`data: ${file}: the time column ${time} holds "${bad.text}", which is no number`);
-    }
-  }
+  const found = await loadFile(db, file, 'interactions_file');
+  if (found.unnamed) await readSequences(db, found, 'user', 'items');
+  else if (columns.sequence) await readSequences(db, found, columns.user ?? 'user', columns.sequence);
+  else await readRows(db, found, columns);
   const [missing] = await rows(
     db,
-    `SELECT count(*) AS n FROM interactions WHERE user IS NULL OR item IS NULL OR item = ''`,
+    `SELECT count(*) AS n FROM interactions WHERE user IS NULL OR item IS NULL`,
   );
-  if (Number(missing!.n) > 0) throw new Error(`data: ${file}: ${missing!.n} rows have no user or no item`);
+  if (Number(missing!.n) > 0)
+    throw new Error(`data: ${file}: ${missing!.n} interactions have no user or no item`);
 }
 
-/** items(id, title, attributes): the order of the file. */
+async function readSequences(
+  db: DuckDBConnection,
+  found: FileTable,
+  userColumn: string,
+  sequenceColumn: string,
+): Promise<void> {
+  const user = identifier(column(found, userColumn).name);
+  const { name, type } = column(found, sequenceColumn);
+  const list = type.endsWith('[]')
+    ? `${identifier(name)}::VARCHAR[]`
+    : `list_filter(string_split(${identifier(name)}::VARCHAR, ' '), lambda item: item <> '')`;
+  // 2^32: more than any sequence is long.
+  await db.run(`CREATE TABLE interactions AS
+    SELECT user, item, NULL::DOUBLE AS time, row * 4294967296 + step AS place FROM (
+      SELECT user, row, unnest(list) AS item, generate_subscripts(list, 1) AS step FROM (
+        SELECT ${user}::VARCHAR AS user, ${list} AS list, row_number() OVER () AS row FROM ${found.table}))`);
+}
+
+async function readRows(db: DuckDBConnection, found: FileTable, columns: Columns): Promise<void> {
+  const user = identifier(column(found, columns.user ?? 'user').name);
+  const item = identifier(column(found, columns.item ?? 'item').name);
+  const text = columns.time ? `${identifier(column(found, columns.time).name)}::VARCHAR` : 'NULL::VARCHAR';
+  const time = `coalesce(TRY_CAST(${text} AS DOUBLE), epoch(TRY_CAST(${text} AS TIMESTAMP)))`;
+  await db.run(`CREATE TABLE interactions AS SELECT ${user}::VARCHAR AS user, ${item}::VARCHAR AS item,
+    ${time} AS time, row_number() OVER () AS place FROM ${found.table}`);
+  if (!columns.time) return;
+  const [bad] = await rows(
+    db,
+    `SELECT ${text} AS text FROM ${found.table} WHERE NOT coalesce(isfinite(${time}), false) LIMIT 1`,
+  );
+  if (bad)
+    throw new Error(
+      `data: ${found.file}: the time column "${columns.time}" holds "${bad.text ?? ''}", which is neither a number nor a date`,
+    );
+}
+
+/** items(id, title, attributes, place): place is the order of the file. */
 async function readItems(db: DuckDBConnection, file: string, columns: Columns): Promise<void> {
-  await readTable(db, file, 'items_file');
-  const id = await column(db, 'items_file', file, columns.itemId ?? 'item');
-  const title = await column(db, 'items_file', file, columns.title ?? 'title');
-  await db.run(`CREATE TABLE items AS SELECT ${id}::VARCHAR AS id, coalesce(${title}::VARCHAR, '') AS title,
-    to_json(items_file)::VARCHAR AS attributes, row_number() OVER () AS place FROM items_file`);
-  const [twice] = await rows(db, 'SELECT id, count(*) AS n FROM items GROUP BY id HAVING n > 1 LIMIT 1');
-  if (twice)
-    throw new Error(`data: ${file}: the item "${twice.id}" occurs ${twice.n} times; ids must be unique`);
+  const found = await loadFile(db, file, 'items_file');
+  const id = column(found, columns.itemId ?? 'item').name;
+  const title = column(found, columns.title ?? 'title').name;
+  await db.run(`CREATE TABLE items AS SELECT ${identifier(id)}::VARCHAR AS id,
+    coalesce(${identifier(title)}::VARCHAR, '') AS title, ${attributesOf(found, [id, title])} AS attributes,
+    row_number() OVER () AS place FROM items_file`);
+  await refuseRepeatedIds(db, 'items', file);
 }
 
+/** users(id, attributes); empty without a file. */
 async function readUsers(db: DuckDBConnection, file: string | undefined, columns: Columns): Promise<void> {
   if (!file) {
-    await db.run(`CREATE TABLE users AS SELECT NULL::VARCHAR AS id, NULL::VARCHAR AS attributes WHERE false`);
+    await db.run(`CREATE TABLE users (id VARCHAR, attributes VARCHAR)`);
     return;
   }
-  await readTable(db, file, 'users_file');
-  const id = await column(db, 'users_file', file, columns.userId ?? columns.user ?? 'user');
-  await db.run(
-    `CREATE TABLE users AS SELECT ${id}::VARCHAR AS id, to_json(users_file)::VARCHAR AS attributes FROM users_file`,
-  );
+  const found = await loadFile(db, file, 'users_file');
+  const id = column(found, columns.userId ?? columns.user ?? 'user').name;
+  await db.run(`CREATE TABLE users AS SELECT ${identifier(id)}::VARCHAR AS id,
+    ${attributesOf(found, [id])} AS attributes FROM users_file`);
+  await refuseRepeatedIds(db, 'users', file);
 }
 
-/** Loads a file as a table. True if it is JSON of the form {user: [items]}, brought to columns user and items. */
-async function readTable(db: DuckDBConnection, file: string, table: string): Promise<boolean> {
-  if (!existsSync(file)) throw new Error(`data: ${file} does not exist`);
-  const path = literal(file);
-  const extension = extname(file).toLowerCase();
-  try {
-    if (extension === '.json') return await readJsonTable(db, file, table);
-    const source =
-      extension === '.parquet'
-        ? `read_parquet(${path})`
-        : extension === '.jsonl' || extension === '.ndjson'
-          ? `read_json_auto(${path}, format = 'newline_delimited')`
-          : extension === '.csv'
-            ? `read_csv(${path}, header = true, all_varchar = true)`
-            : `read_csv(${path}, header = true, all_varchar = true, delim = '\t', quote = '', escape = '')`;
-    await db.run(`CREATE TABLE ${table} AS SELECT * FROM ${source}`);
-    return false;
-  } catch (cause) {
-    throw new Error(`data: ${file} cannot be read: ${(cause as Error).message}`, { cause });
-  }
-}
-
-/** Arrays of objects, {user: [items]}, or {id: {title, ...}}. */
-async function readJsonTable(db: DuckDBConnection, file: string, table: string): Promise<boolean> {
-  const json: unknown = JSON.parse(await readFile(file, 'utf8'));
-  if (Array.isArray(json)) {
-    await db.run(`CREATE TABLE ${table} AS SELECT * FROM read_json_auto(${literal(file)}, format = 'array')`);
-    return false;
-  }
-  if (typeof json !== 'object' || json === null) throw new Error('neither an array nor an object');
-  const [first] = Object.values(json);
-  const sequences = Array.isArray(first);
-  const entries = `(SELECT e.key AS key, e.value AS value FROM read_text(${literal(file)}) t, json_each(t.content) e)`;
-  if (sequences) {
-    await db.run(
-      `CREATE TABLE ${table} AS SELECT key AS user, array_to_string(value::VARCHAR[], ' ') AS items FROM ${entries}`,
-    );
-    return true;
-  }
-  const fields = [...new Set(Object.values(json).flatMap((entry) => Object.keys(entry as object)))];
-  const picked = fields.map((field) => `value->>${literal(`$."${field}"`)} AS ${name(field)}`);
-  await db.run(
-    `CREATE TABLE ${table} AS SELECT key AS item${picked.map((p) => `, ${p}`).join('')} FROM ${entries}`,
-  );
-  return false;
-}
-
-/** A column by its name, with or without RecBole's `:type`. */
-async function column(db: DuckDBConnection, table: string, file: string, wanted: string): Promise<string> {
-  const found = (await rows(db, `DESCRIBE ${table}`)).map((row) => String(row.column_name));
-  const match = found.find((c) => c === wanted) ?? found.find((c) => c.split(':')[0] === wanted);
-  if (!match) throw new Error(`data: ${file} has no column "${wanted}"; it has: ${found.join(', ')}`);
-  return name(match);
+async function refuseRepeatedIds(db: DuckDBConnection, table: string, file: string): Promise<void> {
+  const [twice] = await rows(db, `SELECT id, count(*) AS n FROM ${table} GROUP BY id HAVING n > 1 LIMIT 1`);
+  if (twice)
+    throw new Error(`data: ${file}: the id "${twice.id}" occurs ${twice.n} times; ids must be unique`);
 }
 
 async function refuseUnknownItems(db: DuckDBConnection): Promise<void> {
@@ -183,21 +149,21 @@ async function refuseUnknownItems(db: DuckDBConnection): Promise<void> {
     );
 }
 
+/** Items, then users with fewer than k interactions go, until all have k. */
 async function applyKCore(db: DuckDBConnection, k: number): Promise<void> {
+  const countKept = async () => Number((await rows(db, 'SELECT count(*) AS n FROM kept'))[0]!.n);
+  let before = await countKept();
+  if (before === 0) throw new Error('data: the interactions file holds no interaction');
   for (;;) {
-    const before = await countKept(db);
-    if (before === 0)
-      throw new Error(`data: no interaction is left after ${k}-core filtering; lower --k-core`);
     for (const side of ['item', 'user'])
       await db.run(
         `DELETE FROM kept WHERE ${side} IN (SELECT ${side} FROM kept GROUP BY ${side} HAVING count(*) < ${k})`,
       );
-    if ((await countKept(db)) === before) return;
+    const left = await countKept();
+    if (left === 0) throw new Error(`data: no interaction is left after ${k}-core filtering; lower --k-core`);
+    if (left === before) return;
+    before = left;
   }
-}
-
-async function countKept(db: DuckDBConnection): Promise<number> {
-  return Number((await rows(db, 'SELECT count(*) AS n FROM kept'))[0]!.n);
 }
 
 /** split(user, item, position, part): position from 0, oldest first; part 0 train, 1 validation, 2 test. */
@@ -210,15 +176,11 @@ async function assignSplit(db: DuckDBConnection, split: SplitName): Promise<void
     return;
   }
   const [timed] = await rows(db, 'SELECT count(time) AS timed, count(*) AS n FROM kept');
-  if (Number(timed!.timed) !== Number(timed!.n))
+  if (timed!.timed !== timed!.n)
     throw new Error('data: a global-time split needs timestamps; name their column with --time-column');
   const tenth = Math.floor(0.1 * Number(timed!.n));
   if (tenth === 0) throw new Error('data: too few interactions for a split 8:1:1 by time');
-  const at = async (fromEnd: number) =>
-    Number(
-      (await rows(db, `SELECT time FROM kept ORDER BY time DESC LIMIT 1 OFFSET ${fromEnd - 1}`))[0]!.time,
-    );
-  const [validFrom, testFrom] = [await at(2 * tenth), await at(tenth)];
-  await db.run(`CREATE TABLE split AS SELECT user, item, position,
-    CASE WHEN time < ${validFrom} THEN 0 WHEN time < ${testFrom} THEN 1 ELSE 2 END AS part FROM (${ordered})`);
+  const nthLatest = (n: number) => `(SELECT time FROM kept ORDER BY time DESC LIMIT 1 OFFSET ${n - 1})`;
+  await db.run(`CREATE TABLE split AS SELECT user, item, position, CASE WHEN time < ${nthLatest(2 * tenth)} THEN 0
+    WHEN time < ${nthLatest(tenth)} THEN 1 ELSE 2 END AS part FROM (${ordered})`);
 }
