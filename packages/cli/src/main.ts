@@ -1,8 +1,6 @@
 // The command line. Commands are loaded when they run, so that help is quick.
 import { Command, CommanderError } from 'commander';
-
-/** Exit codes: done, failed, used wrongly. */
-export const exitCodes = { done: 0, failed: 1, usage: 2 } as const;
+import { exitCodes } from './exit-codes.ts';
 
 const json = ['--json', 'print the result as JSON'] as const;
 

@@ -1,6 +1,6 @@
 import { elementCount } from '@fellrec/graph';
 import { openCheckpoint, verifyLlama } from '@fellrec/models';
-import { exitCodes } from '../main.ts';
+import { exitCodes } from '../exit-codes.ts';
 import { print } from '../output.ts';
 import { table } from '../table.ts';
 
