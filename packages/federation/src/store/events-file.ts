@@ -29,8 +29,9 @@ export async function openEvents(file: string, last: number | undefined): Promis
 
 function withoutTensors(event: FederationEvent): unknown {
   if (event.type !== 'round-finished') return event;
-  const { state: _, ...record } = event;
-  return record;
+  const { type, round, state: _, ...record } = event;
+  // In this order: `endOfRound` looks for it.
+  return { type, round, ...record };
 }
 
 /** Keeps the lines up to the end of round `last`. */
