@@ -58,6 +58,16 @@ describe('beam search', () => {
     },
   );
 
+  test('ends only beams that are among the best, as transformers', async () => {
+    // The end token is third: with two beams it is out, however much better it is than what follows.
+    const first = Float32Array.from([0.2, 0.4, 0.3, 0.1], Math.log);
+    const step = async () => new Float32Array(8).fill(Math.log(0.25));
+    const options = { beams: 2, maxNewTokens: 2, lengthPenalty: 0, eosIds: [eos] };
+    const [found] = await beamSearch(first, 1, step, options);
+    expect(sequences(found!).map(([token]) => token)).toEqual([1, 1]);
+    expect(largestDifference(scores(found!), [Math.log(0.1), Math.log(0.1)])).toBeLessThan(1e-6);
+  });
+
   test('treats users as if each were alone', async () => {
     const options = { beams: 3, maxNewTokens: 7, eosIds: [eos, 4] };
     const { first, step } = language(3, 3);
