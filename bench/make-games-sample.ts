@@ -26,9 +26,10 @@ const dense = new Set(
 let kept = sequences
   .map(({ user, items }) => ({ user, items: items.filter((item) => dense.has(item)) }))
   .filter(({ items }) => items.length >= 7 && items.length <= 20);
-// Every n-th of them, so that all parts of the data are met.
-const stride = Math.max(1, Math.floor(kept.length / 300));
-kept = kept.filter((_, i) => i % stride === 0).slice(0, 300);
+// Every n-th of them, so that all parts of the data are met; the 5-core leaves about 300.
+const drawn = 330;
+const stride = Math.max(1, Math.floor(kept.length / drawn));
+kept = kept.filter((_, i) => i % stride === 0).slice(0, drawn);
 for (let before = -1; before !== kept.length * 1e6 + total(kept); ) {
   before = kept.length * 1e6 + total(kept);
   const counts = new Map<string, number>();

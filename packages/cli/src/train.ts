@@ -45,6 +45,8 @@ export interface RunResult {
   readonly spread: Spread;
   readonly floors: Readonly<Record<Floor, Metrics>>;
   readonly popularityCosine: number;
+  /** Test users whose oldest history was dropped to fit the context. */
+  readonly truncatedTests: number;
   readonly seconds: number;
 }
 
@@ -123,6 +125,7 @@ async function evaluateRun(
   const history = await store.history();
   const total = clients.reduce((n, { test }) => n + test.length, 0);
   const users: Metrics[] = [];
+  let truncatedTests = 0;
   const results: ClientResult[] = [];
   const perClient = new Map<string, Metrics>();
   for (const { name, users: own, train: samples, test } of clients) {
@@ -131,14 +134,15 @@ async function evaluateRun(
     const parameters = best?.parameters ?? recommender.initialParameters(config.seed);
     const found =
       test.length === 0
-        ? []
+        ? { metrics: [], truncated: 0 }
         : await recommender.evaluate(test, parameters, {
             seed: config.seed,
             onProgress: (done) => progress.report('test users', before + done, total),
           });
-    users.push(...found);
-    const metrics = meanMetrics(found);
-    if (found.length > 0) perClient.set(name, metrics);
+    users.push(...found.metrics);
+    truncatedTests += found.truncated;
+    const metrics = meanMetrics(found.metrics);
+    if (found.metrics.length > 0) perClient.set(name, metrics);
     const losses = history.flatMap((round) => (round.losses[name] === undefined ? [] : [round.losses[name]]));
     results.push({
       client: name,
@@ -162,6 +166,7 @@ async function evaluateRun(
     rounds: history.length,
     clients: results,
     pooled: meanMetrics(users),
+    truncatedTests,
     spread: spread('recall@10', perClient),
     floors: Object.fromEntries(floors.map((kind) => [kind, floor(kind)])) as Record<Floor, Metrics>,
     popularityCosine: experiment.partition.popularityCosine,

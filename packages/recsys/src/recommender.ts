@@ -43,6 +43,8 @@ export interface Recommended {
   readonly items: readonly Recommendation[];
   /** What the model said, where it generates. */
   readonly answer?: string;
+  /** Items of the history, oldest first, that did not fit the context. */
+  readonly dropped: number;
 }
 
 export interface Recommender {
@@ -58,13 +60,19 @@ export interface Recommender {
     parameters: NamedTensors,
     options: RecommendOptions,
   ): Promise<Recommended[]>;
-  /** Metrics of each sample under full ranking. */
   evaluate(
     samples: readonly Sample[],
     parameters: NamedTensors,
     options: EvaluateOptions,
-  ): Promise<Metrics[]>;
+  ): Promise<Evaluated>;
   dispose(): Promise<void>;
+}
+
+export interface Evaluated {
+  /** Of each sample under full ranking. */
+  readonly metrics: readonly Metrics[];
+  /** Samples whose oldest history was dropped to fit the context. */
+  readonly truncated: number;
 }
 
 export interface EvaluateOptions {

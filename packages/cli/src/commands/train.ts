@@ -24,7 +24,7 @@ export function describeRun(result: RunResult): string {
   return `${clientTable(result)}
 
 ${comparisonTable([result])}
-${truncated > 0 ? `\n${truncated} training samples were longer than the context; their oldest history was dropped.\n` : ''}
+${truncated + result.truncatedTests > 0 ? `\n${truncated} training samples and ${result.truncatedTests} test prompts were longer than the context; their oldest history was dropped.\n` : ''}
 Similarity of the clients' item popularity: ${result.popularityCosine.toFixed(2)} (1: the partition says nothing).
 The run's files: ${result.directory}`;
 }

@@ -10,10 +10,11 @@ import {
   type Tokenizer,
 } from '@fellrec/models';
 import type { Catalogue } from '../catalogue.ts';
-import { cutoffs, type Metrics, metricsOf } from '../metrics.ts';
+import { cutoffs, metricsOf } from '../metrics.ts';
 import { type Domain, parseAnswer } from '../prompt.ts';
 import { rank } from '../ranking.ts';
 import type {
+  Evaluated,
   Recommended,
   Recommender,
   RecommendOptions,
@@ -109,7 +110,10 @@ export function bigrec(options: BigrecOptions): Recommender {
   ): Promise<Recommended[]> {
     const items = await titles();
     const prompts = queries
-      .map(({ history }, index) => ({ index, ids: promptTokens(history, maxNewTokens, text).value }))
+      .map(({ history }, index) => {
+        const { value: ids, dropped } = promptTokens(history, maxNewTokens, text);
+        return { index, ids, dropped };
+      })
       .sort((a, b) => a.ids.length - b.ids.length);
     const found: Recommended[] = [];
     for (let at = 0; at < prompts.length; at += generationBatch) {
@@ -121,14 +125,18 @@ export function bigrec(options: BigrecOptions): Recommender {
       );
       const answers = generated.map(([best]) => parseAnswer(tokenizer.decode(best!.ids)));
       const places = await textVectors(answers, model, tokenizer);
-      part.forEach(({ index }, i) => {
+      part.forEach(({ index, dropped }, i) => {
         const scores = nearness(places[i]!, items);
         const ranked = rank(scores, {
           k,
           exclude: queries[index]!.seen,
           random: random(seed, 'ties', index),
         });
-        found[index] = { items: ranked.map((item) => ({ item, score: scores[item]! })), answer: answers[i]! };
+        found[index] = {
+          items: ranked.map((item) => ({ item, score: scores[item]! })),
+          answer: answers[i]!,
+          dropped,
+        };
       });
       onProgress?.(at + part.length, prompts.length);
     }
@@ -146,14 +154,15 @@ export function bigrec(options: BigrecOptions): Recommender {
         adapter(parameters),
       ),
     recommend,
-    async evaluate(samples, parameters, o): Promise<Metrics[]> {
+    async evaluate(samples, parameters, o): Promise<Evaluated> {
       const ranked = await recommend(samples, parameters, { ...o, k: Math.max(...cutoffs) });
-      return ranked.map(({ items }, i) =>
+      const metrics = ranked.map(({ items }, i) =>
         metricsOf(
           items.map(({ item }) => item),
           samples[i]!.targets,
         ),
       );
+      return { metrics, truncated: ranked.filter(({ dropped }) => dropped > 0).length };
     },
     dispose: () => model.release(),
   };
