@@ -39,10 +39,11 @@ function innerProducts(parameters: readonly NamedTensors[], starts?: readonly Na
     for (let from = 0; from < data.length; from += blockLength) {
       const to = Math.min(from + blockLength, data.length);
       const none: Block = { before: zeros, after: zeros.subarray(0, to - from) };
-      const block = (c: number): Block =>
-        c < n
-          ? { before: before?.[c]!.subarray(from, to) ?? zeros, after: after[c]!.subarray(from, to) }
-          : none;
+      const block = (c: number): Block => {
+        if (c >= n) return none;
+        const origin = before ? before[c]!.subarray(from, to) : zeros;
+        return { before: origin, after: after[c]!.subarray(from, to) };
+      };
       const five = (c: number): Five<Block> => [
         block(c),
         block(c + 1),
