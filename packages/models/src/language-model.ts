@@ -104,8 +104,10 @@ export function languageModel(checkpoint: Checkpoint, runtime: Runtime): Languag
   async function compile(kind: ProgramKind, adapter?: LoraConfig): Promise<Compiled> {
     const lora = adapter && loraGraph(config, adapter, { training: kind === 'train' });
     const noMasks = new Map();
+    // Programs that run once a round or less share the pages of the weights' files instead of copying them.
+    const prepack = kind === 'train' || kind === 'prompt' || kind === 'decode';
     const make = async (outputs: Outputs, masks: Compiled['masks'] = noMasks) => ({
-      program: await runtime.compile(outputs),
+      program: await runtime.compile(outputs, { prepack }),
       masks,
     });
     switch (kind) {
