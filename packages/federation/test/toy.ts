@@ -14,15 +14,15 @@ export function tensors(values: Readonly<Record<string, readonly number[] | Floa
 
 export interface QuadraticOptions {
   readonly target: readonly number[];
+  /** Where validation would like it to be, if not at the target: training on then makes it worse again. */
+  readonly validationTarget?: readonly number[];
   readonly samples?: number;
   readonly validationSamples?: number;
   readonly steps?: number;
-  /** Waited after every step. */
-  readonly pauseMs?: number;
 }
 
 export function quadratic(name: string, options: QuadraticOptions): Client {
-  const { target, samples = 10, validationSamples = 4, steps = 3, pauseMs } = options;
+  const { target, validationTarget = target, samples = 10, validationSamples = 4, steps = 3 } = options;
   return {
     name,
     samples,
@@ -34,7 +34,6 @@ export function quadratic(name: string, options: QuadraticOptions): Client {
         sum += loss;
         for (let i = 0; i < x.length; i++) x[i]! -= 0.2 * (x[i]! - target[i]!);
         onProgress?.({ step, steps, loss });
-        if (pauseMs !== undefined) await new Promise((resolve) => setTimeout(resolve, pauseMs));
       }
       return {
         parameters: tensors({ x: Float32Array.from(x) }),
@@ -44,7 +43,7 @@ export function quadratic(name: string, options: QuadraticOptions): Client {
       };
     },
     async evaluate(parameters) {
-      return { loss: distance(parameters.get('x')!.data, target), samples: validationSamples };
+      return { loss: distance(parameters.get('x')!.data, validationTarget), samples: validationSamples };
     },
   };
 }

@@ -1,5 +1,5 @@
 // One process at a time works in a run's folder.
-import { link, readFile, rename, rm, writeFile } from 'node:fs/promises';
+import { link, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 
 /** Takes the folder and returns what gives it back. A dead process's lock is taken over. @throws if its owner lives. */
@@ -12,6 +12,7 @@ export async function lock(directory: string): Promise<() => Promise<void>> {
     try {
       // A link appears with its content, or fails because someone else's is there.
       await link(draft, file);
+      await removeDrafts(directory);
       return () => rm(file, { force: true });
     } catch (error) {
       if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
@@ -24,6 +25,14 @@ export async function lock(directory: string): Promise<() => Promise<void>> {
     if (isAlive(Number(pid)) && (await startOf(Number(pid))) === (started ?? ''))
       throw new Error(`run: process ${pid} is working in ${directory}; wait for it or end it`);
     await removeStale(file, found);
+  }
+}
+
+/** What processes left that died while they were taking the lock. */
+async function removeDrafts(directory: string): Promise<void> {
+  for (const name of await readdir(directory)) {
+    const pid = /^lock\.(\d+)$/.exec(name)?.[1];
+    if (pid && !isAlive(Number(pid))) await rm(join(directory, name), { force: true });
   }
 }
 
