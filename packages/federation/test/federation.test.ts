@@ -8,7 +8,9 @@ const initial = tensors({ x: [0, 0] });
 const defaults = { strategy: local(), initial, rounds: 3, patience: 5 };
 
 async function all(options: FederateOptions): Promise<FederationEvent[]> {
-  return Array.fromAsync(federate(options));
+  const events: FederationEvent[] = [];
+  for await (const event of federate(options)) events.push(event);
+  return events;
 }
 
 function only<T extends FederationEvent['type']>(events: readonly FederationEvent[], type: T) {

@@ -1,4 +1,5 @@
 // One process at a time works in a run's folder.
+import { randomUUID } from 'node:crypto';
 import { link, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 
@@ -6,7 +7,7 @@ import { join } from 'node:path';
 export async function lock(directory: string): Promise<() => Promise<void>> {
   const file = join(directory, 'lock');
   const own = `${process.pid} ${await startOf(process.pid)}\n`;
-  const draft = `${file}.${process.pid}`;
+  const draft = asideOf(file);
   for (;;) {
     await writeFile(draft, own);
     try {
@@ -31,14 +32,14 @@ export async function lock(directory: string): Promise<() => Promise<void>> {
 /** What processes left that died while they were taking the lock. */
 async function removeDrafts(directory: string): Promise<void> {
   for (const name of await readdir(directory)) {
-    const pid = /^lock\.(\d+)$/.exec(name)?.[1];
+    const pid = /^lock\.(\d+)\./.exec(name)?.[1];
     if (pid && !isAlive(Number(pid))) await rm(join(directory, name), { force: true });
   }
 }
 
 /** Another process may have taken the dead one's lock over meanwhile: what is removed must still be the dead one's. */
 async function removeStale(file: string, found: string): Promise<void> {
-  const aside = `${file}.${process.pid}`;
+  const aside = asideOf(file);
   try {
     await rename(file, aside);
   } catch (error) {
@@ -47,6 +48,11 @@ async function removeStale(file: string, found: string): Promise<void> {
   }
   if ((await readFile(aside, 'utf8')) !== found) await link(aside, file);
   await rm(aside, { force: true });
+}
+
+/** Its name says which process it is of. */
+function asideOf(file: string): string {
+  return `${file}.${process.pid}.${randomUUID()}`;
 }
 
 function isAlive(pid: number): boolean {

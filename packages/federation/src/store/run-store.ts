@@ -71,7 +71,7 @@ export async function createRun(
     throw new Error(
       `run: ${directory} exists; go on with it (--resume), replace it (--force) or choose another name`,
     );
-  const foreign = present.filter((name) => !ours.includes(name.replace(/\.(tmp|\d+)$/, '')));
+  const foreign = present.filter((name) => !ours.includes(name.replace(/(\.tmp|(?<=^lock)\.\d+\..*)$/, '')));
   if (!isRun && foreign.length > 0)
     throw new Error(
       `run: ${directory} holds other files (${foreign.slice(0, 3).join(', ')}); choose another name`,
