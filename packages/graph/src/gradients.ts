@@ -38,7 +38,7 @@ type GradientRule<K extends OperationKind> = (context: {
 
 const none = () => [];
 
-export const gradientRules: { readonly [K in OperationKind]: GradientRule<K> } = {
+const gradientRules: { readonly [K in OperationKind]: GradientRule<K> } = {
   input: none,
   weight: none,
   constant: none,

@@ -51,9 +51,7 @@ export function adaptedProjections(
   );
 }
 
-export function projectionShapes(
-  config: LlamaConfig,
-): Record<Projection, readonly [out: number, in_: number]> {
+function projectionShapes(config: LlamaConfig): Record<Projection, readonly [out: number, in_: number]> {
   const { hiddenSize: d, intermediateSize: f, headCount, keyValueHeadCount, headDim } = config;
   const [q, kv] = [headCount * headDim, keyValueHeadCount * headDim];
   return {

@@ -1,6 +1,5 @@
 // Ranking metrics over several targets, exact (never rounded): Recall, NDCG, Precision, MRR and Hit at K.
 
-export type MetricName = 'recall' | 'ndcg' | 'precision' | 'mrr' | 'hit';
 /** `recall@10` and so on. */
 export type Metrics = Readonly<Record<string, number>>;
 

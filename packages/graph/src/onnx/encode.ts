@@ -3,8 +3,8 @@ import { BinaryWriter, WireType } from '@bufbuild/protobuf/wire';
 import type { Tensor } from '../tensor.ts';
 
 /** TensorProto.DataType. */
-export const dataTypes = { float32: 1, int64: 7, bool: 9, float16: 10, bfloat16: 16 } as const;
-export type DataType = keyof typeof dataTypes;
+const dataTypes = { float32: 1, int64: 7, bool: 9, float16: 10, bfloat16: 16 } as const;
+type DataType = keyof typeof dataTypes;
 
 export type Attribute = number | string | readonly number[] | { readonly float: number };
 
@@ -32,7 +32,7 @@ export type Initializer = {
     }
 );
 
-export interface TypedName {
+interface TypedName {
   readonly name: string;
   readonly dtype: DataType;
   readonly shape: readonly (number | string)[];

@@ -1,9 +1,10 @@
-// Published files as tables: CSV, tab-separated (RecBole's atomic files too), Parquet and the usual shapes of JSON.
+// Published files as tables: CSV, tab-separated (RecBole's atomic files too), Parquet, JSON lines.
 import { existsSync } from 'node:fs';
-import { readFile } from 'node:fs/promises';
+import { open } from 'node:fs/promises';
 import { extname } from 'node:path';
 import type { DuckDBConnection } from '@duckdb/node-api';
 import { identifier, literal, rows } from './duckdb.ts';
+import { loadJson } from './json.ts';
 
 export interface FileTable {
   readonly table: string;
@@ -17,33 +18,14 @@ export interface FileTable {
 /** Loads a file into `table`, rows in the file's order. @throws if it is missing or malformed. */
 export async function loadFile(db: DuckDBConnection, file: string, table: string): Promise<FileTable> {
   if (!existsSync(file)) throw new Error(`data: ${file} does not exist`);
-  let query: string;
   let unnamed = false;
   try {
-    switch (extname(file).toLowerCase()) {
-      case '.parquet':
-        query = `SELECT * FROM read_parquet(${literal(file)})`;
-        break;
-      case '.csv':
-        query = `SELECT * FROM read_csv(${literal(file)}, header = true, all_varchar = true, comment = '')`;
-        break;
-      case '.jsonl':
-      case '.ndjson':
-        query = await objectsQuery(
-          db,
-          `SELECT json AS value FROM read_json_objects(${literal(file)}, format = 'newline_delimited')`,
-        );
-        break;
-      case '.json':
-        ({ query, unnamed } = await jsonQuery(db, file));
-        break;
-      default:
-        query = `SELECT * FROM read_csv(${literal(file)}, header = true, all_varchar = true, delim = '\t',
-          quote = '', escape = '', comment = '')`;
-    }
-    await db.run(`CREATE TABLE ${table} AS ${query}`);
+    if (extname(file).toLowerCase() === '.json') unnamed = await loadJson(db, file, table);
+    else await db.run(`CREATE TABLE ${table} AS ${await queryOf(db, file)}`);
   } catch (cause) {
-    throw new Error(`data: ${file} cannot be read: ${(cause as Error).message}`, { cause });
+    // What DuckDB adds are settings of its own.
+    const [reason] = (cause as Error).message.split('\nPossible ');
+    throw new Error(`data: ${file} cannot be read: ${reason!.trim()}`, { cause });
   }
   const described = await rows(db, `DESCRIBE ${table}`);
   const columns = new Map(described.map((row) => [String(row.column_name), String(row.column_type)]));
@@ -71,42 +53,48 @@ function bare(name: string): string {
   return name.replace(/:(token|token_seq|float|float_seq)$/, '');
 }
 
-/** Arrays of objects, `{user: [items]}`, `{id: {title, ...}}` or `{id: title}`. */
-async function jsonQuery(db: DuckDBConnection, file: string): Promise<{ query: string; unnamed: boolean }> {
-  const json: unknown = JSON.parse(await readFile(file, 'utf8'));
-  if (typeof json !== 'object' || json === null) throw new Error('neither an array nor an object');
-  const values: unknown[] = Object.values(json);
-  const allOf = (is: (value: unknown) => boolean) => values.length > 0 && values.every(is);
-  const isObject = (value: unknown) => typeof value === 'object' && value !== null && !Array.isArray(value);
-  if (Array.isArray(json) && allOf(isObject)) {
-    const source = `SELECT json AS value FROM read_json_objects(${literal(file)}, format = 'array')`;
-    return { query: await objectsQuery(db, source), unnamed: false };
+async function queryOf(db: DuckDBConnection, file: string): Promise<string> {
+  const path = literal(file);
+  // Values stay text. Without skip = 0, DuckDB takes lines that do not fit for a preamble and drops them.
+  const text = "header = true, all_varchar = true, comment = '', skip = 0";
+  switch (extname(file).toLowerCase()) {
+    case '.parquet':
+      return `SELECT * FROM read_parquet(${path})`;
+    case '.csv':
+      return `SELECT * FROM read_csv(${path}, ${text})`;
+    case '.jsonl':
+    case '.ndjson':
+      return linesQuery(db, path);
+    default: {
+      // Nothing is guessed: quotation marks are part of titles.
+      const columns = (await firstLine(file)).split('\t').map((name) => `${literal(name)}: 'VARCHAR'`);
+      return `SELECT * FROM read_csv(${path}, header = true, skip = 0, auto_detect = false, columns = {${columns.join(', ')}},
+        delim = '\t', quote = '', escape = '', comment = '')`;
+    }
   }
-  const entries = `SELECT e.key AS key, e.value AS value FROM read_text(${literal(file)}) t, json_each(t.content) e`;
-  if (!Array.isArray(json) && allOf(Array.isArray))
-    return {
-      query: `SELECT key AS user, value::VARCHAR[] AS items FROM (${entries})`,
-      unnamed: true,
-    };
-  if (!Array.isArray(json) && allOf(isObject))
-    return { query: await objectsQuery(db, entries, 'key AS item'), unnamed: false };
-  if (!Array.isArray(json) && allOf((value) => typeof value === 'string'))
-    return { query: `SELECT key AS item, value->>'$' AS title FROM (${entries})`, unnamed: false };
-  throw new Error(
-    'expected an array of objects, {user: [items]}, {item: {title, ...}} or {item: title}, all entries alike',
-  );
 }
 
-/** Objects (a column `value`) as a table with one text column a field, in the fields' first order. */
-async function objectsQuery(db: DuckDBConnection, source: string, key?: string): Promise<string> {
-  const names = await rows(
+/** JSON lines: one text column a field, in the fields' first order. */
+async function linesQuery(db: DuckDBConnection, path: string): Promise<string> {
+  const source = `(SELECT json FROM read_json_objects(${path}, format = 'newline_delimited'))`;
+  const fields = await rows(
     db,
-    `SELECT field FROM (SELECT unnest(json_keys(value)) AS field, row_number() OVER () AS place FROM (${source}))
+    `SELECT field FROM (SELECT unnest(json_keys(json)) AS field, row_number() OVER () AS place FROM ${source})
      GROUP BY field ORDER BY min(place)`,
   );
-  const fields = names.map(({ field }) => {
+  const columns = fields.map(({ field }) => {
     const pointer = `/${String(field).replaceAll('~', '~0').replaceAll('/', '~1')}`;
-    return `json_extract_string(value, ${literal(pointer)}) AS ${identifier(String(field))}`;
+    return `json_extract_string(json, ${literal(pointer)}) AS ${identifier(String(field))}`;
   });
-  return `SELECT ${[...(key ? [key] : []), ...fields].join(', ')} FROM (${source})`;
+  return `SELECT ${columns.join(', ')} FROM ${source}`;
+}
+
+async function firstLine(file: string): Promise<string> {
+  const handle = await open(file);
+  try {
+    for await (const line of handle.readLines()) return line.replace(/^\ufeff/, '');
+    throw new Error('the file is empty');
+  } finally {
+    await handle.close();
+  }
 }

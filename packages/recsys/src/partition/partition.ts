@@ -41,22 +41,16 @@ function groupUsers(dataset: Dataset, options: PartitionOptions): Map<string, Us
       `partition: ${clients} clients for ${users.length} users; there must be one at least, each with one user`,
     );
   switch (options.method) {
-    case 'column':
-      return group(
-        users,
-        users.map((user) => {
-          const value = user.attributes[options.column];
-          if (value === undefined) {
-            const known = Object.keys(
-              users.find(({ attributes }) => Object.keys(attributes).length > 0)?.attributes ?? {},
-            );
-            throw new Error(
-              `partition: user ${user.id} has no column "${options.column}"; columns: ${known.join(', ') || 'none'}`,
-            );
-          }
-          return value;
-        }),
-      );
+    case 'column': {
+      const labels = users.flatMap(({ attributes }) => attributes[options.column] ?? []);
+      if (labels.length < users.length) {
+        const known = [...new Set(users.flatMap(({ attributes }) => Object.keys(attributes)))];
+        throw new Error(
+          `partition: ${users.length - labels.length} of ${users.length} users have no "${options.column}"; columns: ${known.join(', ') || 'none'}`,
+        );
+      }
+      return group(users, labels);
+    }
     case 'random': {
       const order = random(seed, 'partition').shuffle(users.map((_, i) => i));
       const labels: string[] = [];
