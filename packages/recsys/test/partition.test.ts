@@ -1,0 +1,127 @@
+import { random } from '@fellrec/graph';
+import fc from 'fast-check';
+import { describe, expect, it } from 'vitest';
+import { readDataset } from '../src/data/folder.ts';
+import { importDataset } from '../src/data/import.ts';
+import type { Dataset, User } from '../src/dataset.ts';
+import { userVectors } from '../src/partition/bpr.ts';
+import { type PartitionOptions, partition } from '../src/partition/partition.ts';
+import { dataset, sharedData, temporaryFolder, user } from './shared.ts';
+
+const bpr = { dimension: 8, epochs: 30 };
+
+/** Users of three tastes: each draws 8 of the 20 items of its taste. */
+function tastes(count: number): Dataset {
+  const users = Array.from({ length: count }, (_, i) => {
+    const taste = i % 3;
+    const items = random(1, 'taste', i).shuffle(Array.from({ length: 20 }, (_, item) => taste * 20 + item));
+    return user(`user ${i}`, { train: items.slice(0, 8), attributes: { taste: `no. ${taste}` } });
+  });
+  return dataset(users, 60);
+}
+
+const arbitraryOptions: fc.Arbitrary<PartitionOptions> = fc.record({
+  method: fc.constantFrom('kmeans' as const, 'random' as const),
+  clients: fc.integer({ min: 1, max: 6 }),
+  seed: fc.integer(),
+  bpr: fc.constant({ dimension: 4, epochs: 2 }),
+});
+
+describe('partition', () => {
+  it('puts every user in exactly one client and leaves none empty', () => {
+    const data = tastes(40);
+    const all = data.users.map(({ id }) => id).sort();
+    fc.assert(
+      fc.property(arbitraryOptions, (options) => {
+        const { clients } = partition(data, options);
+        expect(clients.map(({ name }) => name)).toEqual(
+          Array.from({ length: options.clients }, (_, i) => `client-${i}`),
+        );
+        expect(clients.every(({ users }) => users.length > 0)).toBe(true);
+        expect(clients.flatMap(({ users }) => users).sort()).toEqual(all);
+      }),
+      { numRuns: 40 },
+    );
+  });
+
+  it('finds tastes by K-means: clients share no item', () => {
+    const data = tastes(90);
+    const found = partition(data, { method: 'kmeans', clients: 3, seed: 1, bpr });
+    const tasteOf = new Map(data.users.map(({ id, attributes }) => [id, attributes.taste]));
+    for (const { users } of found.clients) expect(new Set(users.map((id) => tasteOf.get(id))).size).toBe(1);
+    expect(found.popularityCosine).toBe(0);
+  });
+
+  it('at random says nothing: clients like the same items, and are of equal size', () => {
+    const found = partition(tastes(901), { method: 'random', clients: 5, seed: 1 });
+    expect(found.popularityCosine).toBeGreaterThan(0.95);
+    const sizes = found.clients.map(({ users }) => users.length);
+    expect(Math.max(...sizes) - Math.min(...sizes)).toBeLessThanOrEqual(1);
+  });
+
+  it('is the same for the same seed, and survives JSON', () => {
+    const data = tastes(60);
+    for (const method of ['kmeans', 'random'] as const) {
+      const of = (seed: number) => partition(data, { method, clients: 4, seed, bpr });
+      expect(of(3)).toEqual(of(3));
+      expect(of(3).clients).not.toEqual(of(4).clients);
+      expect(JSON.parse(JSON.stringify(of(3)))).toEqual(of(3));
+    }
+  });
+
+  it('by a column makes a client of every value, named so that it can be a folder', () => {
+    const found = partition(tastes(9), { method: 'column', column: 'taste', clients: 0, seed: 1 });
+    expect(found.clients).toEqual([
+      { name: 'no-0', users: ['user 0', 'user 3', 'user 6'] },
+      { name: 'no-1', users: ['user 1', 'user 4', 'user 7'] },
+      { name: 'no-2', users: ['user 2', 'user 5', 'user 8'] },
+    ]);
+  });
+
+  it('refuses impossible requests', () => {
+    const data = tastes(4);
+    expect(() => partition(data, { method: 'random', clients: 5, seed: 1 })).toThrow('5 clients for 4 users');
+    expect(() => partition(data, { method: 'kmeans', clients: 0, seed: 1 })).toThrow('0 clients for 4 users');
+    const byAge = { method: 'column', column: 'age', clients: 0, seed: 1 } as const;
+    expect(() => partition(data, byAge)).toThrow('4 of 4 users have no "age"; columns: taste');
+    const alike = dataset(
+      [
+        user('a', { train: [0], attributes: { age: '<18' } }),
+        user('b', { train: [0], attributes: { age: '>18' } }),
+      ],
+      1,
+    );
+    expect(() => partition(alike, byAge)).toThrow('<18, >18 differ only in punctuation');
+  });
+});
+
+describe('Bayesian personalised ranking', () => {
+  it('learns from training items only', () => {
+    const train = tastes(12).users;
+    const withMore = train.map((u): User => ({ ...u, validation: [59], test: [58] }));
+    const vectors = (users: readonly User[]) => userVectors(users, 60, { ...bpr, seed: 1 });
+    expect(vectors(withMore)).toEqual(vectors(train));
+  });
+
+  it('reports every epoch', () => {
+    const epochs: number[] = [];
+    userVectors(tastes(6).users, 60, { ...bpr, epochs: 3, seed: 1, onEpoch: (done) => epochs.push(done) });
+    expect(epochs).toEqual([1, 2, 3]);
+  });
+});
+
+const games = sharedData('games');
+it.skipIf(!games)(
+  'K-means on the full Games data gives clients of different tastes',
+  { timeout: 300_000 },
+  async () => {
+    const output = `${temporaryFolder()}/games`;
+    const [interactions, items] = [`${games}/sequences.tsv`, `${games}/items.tsv`];
+    await importDataset({ interactions, items, columns: { sequence: 'items' }, output });
+    const data = await readDataset(output);
+    const found = partition(data, { method: 'kmeans', clients: 5, seed: 1 });
+    expect(found.popularityCosine).toBeLessThan(0.3);
+    expect(Math.min(...found.clients.map(({ users }) => users.length))).toBeGreaterThan(2000);
+    expect(partition(data, { method: 'random', clients: 5, seed: 1 }).popularityCosine).toBeGreaterThan(0.85);
+  },
+);
