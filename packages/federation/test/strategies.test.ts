@@ -253,6 +253,35 @@ describe('every strategy', () => {
   });
 });
 
+describe('mixing', () => {
+  it('of long vectors, by a number of clients that has no path of its own, and by five', () => {
+    for (const n of [3, 5, 7]) {
+      const vectors = Array.from({ length: n }, (_, c) =>
+        Float32Array.from({ length: 2 * 4096 + 3 }, (_, k) => Math.sin(k * (c + 1))),
+      );
+      const matrix = vectors.map((_, c) => vectors.map((_, j) => ((c + j) % n) / ((n * (n - 1)) / 2)));
+      const actual = applyMixing(
+        matrix,
+        vectors.map((x) => tensors({ x })),
+      );
+      for (const [c, row] of matrix.entries())
+        expectClose(
+          flat(actual[c]!),
+          [...vectors[0]!.keys()].map((k) => row.reduce((sum, w, j) => sum + w * vectors[j]![k]!, 0)),
+          1e-7,
+        );
+    }
+  });
+
+  it('shares one result between equal rows', () => {
+    const [first, ...others] = applyMixing(
+      fedavg().mix(updates, 0).matrix,
+      updates.map(({ parameters }) => parameters),
+    );
+    for (const other of others) expect(other).toBe(first);
+  });
+});
+
 describe('limits', () => {
   it('warmth 0 is local', () => {
     const cold: Heating = { alpha: 1e-300, beta: 1, temperature: 1, exponent: 't/beta' };
