@@ -31,7 +31,7 @@ export async function* federate({
   resume,
 }: FederateOptions): AsyncGenerator<FederationEvent, void, undefined> {
   const active = clients.filter(({ samples }) => samples > 0);
-  let state = resume ?? startFrom(initial, active);
+  let state = resume ? inOrderOf(initial, resume) : startFrom(initial, active);
   assertClients(clients, active, state);
   yield {
     type: 'run-started',
@@ -214,6 +214,18 @@ function startFrom(initial: NamedTensors, clients: readonly Client[]): Federatio
     bestOverall: undefined,
     roundsWithoutImprovement: 0,
   };
+}
+
+/**
+ * The state with its tensors in `initial`'s order, whatever order they were stored in: sums over all tensors (of a
+ * similarity, of a gradient's norm) must round as in a run that never stopped. @throws if they are other tensors.
+ */
+function inOrderOf(initial: NamedTensors, state: FederationState): FederationState {
+  const owned = [...state.parameters].map(([owner, tensors]) => ({ owner, tensors }));
+  assertSameTensors([{ owner: 'the common start', tensors: initial }, ...owned], 'the state to go on from');
+  const ordered = (tensors: NamedTensors) =>
+    new Map([...initial.keys()].map((name) => [name, tensors.get(name)!]));
+  return { ...state, parameters: new Map(owned.map(({ owner, tensors }) => [owner, ordered(tensors)])) };
 }
 
 function assertClients(clients: readonly Client[], active: readonly Client[], state: FederationState): void {

@@ -132,6 +132,27 @@ describe('a round', () => {
     expect(rest.map(plain)).toEqual(whole.slice(3).map(plain));
   });
 
+  it('goes on with its tensors in the order of the start, whatever order they were stored in', async () => {
+    const orders: string[] = [];
+    const client: Client = {
+      ...scripted('a', [3, 2, 1]),
+      async train(parameters) {
+        orders.push([...parameters.keys()].join());
+        return { parameters, loss: 1, samples: 1 };
+      },
+    };
+    const run = { ...defaults, clients: [client], initial: tensors({ y: [1], x: [2] }) };
+    const [first] = only(await all({ ...run, rounds: 1 }), 'round-finished');
+    const stored = new Map([['a', tensors({ x: [2], y: [1] })]]);
+    await all({ ...run, resume: { ...first!.state, parameters: stored } });
+    expect(orders).toEqual(['y,x', 'y,x', 'y,x']);
+
+    const other = { ...first!.state, parameters: new Map([['a', tensors({ x: [2, 3] })]]) };
+    await expect(all({ ...run, resume: other })).rejects.toThrow(
+      /the state to go on from: .*\n {2}a has no "y"\n {2}"x" of a is \[2\], not \[1\]$/,
+    );
+  });
+
   it('reports progress while the client still trains', async () => {
     let release = () => {};
     const waiting: Client = {
