@@ -82,6 +82,18 @@ describe('a run', () => {
     expect(await readdir(directory)).toEqual(['thesis.tex']);
   });
 
+  it('that is finished and only read keeps every event', async () => {
+    const store = await createRun(directory, contents, format);
+    await train(store, 2);
+    await store.close();
+    const said = await readFile(join(directory, 'events.jsonl'), 'utf8');
+    expect(said).toMatch(/\n\{"type":"run-finished".*\n$/);
+    const read = await openRun(directory, format);
+    await read.bestParameters('a');
+    await read.close();
+    expect(await readFile(join(directory, 'events.jsonl'), 'utf8')).toBe(said);
+  });
+
   it('is opened only where there is one', async () => {
     await expect(openRun(directory, format)).rejects.toThrow('no config.json');
   });

@@ -7,11 +7,16 @@ export interface EventsFile {
   flush(): Promise<void>;
 }
 
-/** Opens the file for a run that goes on after round `last` (undefined: from the start), and cuts off what came later. */
-export async function openEvents(file: string, last: number | undefined): Promise<EventsFile> {
-  await cutAfter(file, last);
+/**
+ * The file of a run that goes on after round `last` (undefined: from the start). What came later is cut off before the
+ * first event is added: a finished run that is only read keeps its end.
+ */
+export function eventsFile(file: string, last: number | undefined): EventsFile {
+  let cut: Promise<void> | undefined;
   return {
     async append(event) {
+      cut ??= cutAfter(file, last);
+      await cut;
       // A run that goes on has said this before.
       if (last !== undefined && (event.type === 'run-started' || event.type === 'client-skipped')) return;
       await appendFile(file, `${JSON.stringify(withoutTensors(event))}\n`);

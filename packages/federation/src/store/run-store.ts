@@ -12,7 +12,7 @@ import { join } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
 import type { NamedTensors } from '@fellrec/graph';
 import type { BestRound, FederationEvent, FederationState, RoundRecord } from '../events.ts';
-import { type EventsFile, openEvents } from './events-file.ts';
+import { eventsFile } from './events-file.ts';
 import { asideSuffix, copyInto, namesIn, placeWhole, toJson, writeWhole } from './files.ts';
 import { lock } from './lock.ts';
 
@@ -180,7 +180,7 @@ async function openLocked(
   for (const parent of [directory, join(directory, 'rounds'), join(directory, 'best')])
     for (const name of await namesIn(parent))
       if (name.endsWith(asideSuffix)) await rm(join(parent, name), { recursive: true });
-  const events: EventsFile = await openEvents(join(directory, 'events.jsonl'), finished?.round);
+  const events = eventsFile(join(directory, 'events.jsonl'), finished?.round);
   if (finished) await derive(finished);
 
   return {
