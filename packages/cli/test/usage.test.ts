@@ -1,0 +1,119 @@
+// What the command says about itself, and how it answers wrong usage.
+import { execFile } from 'node:child_process';
+import { readdir, readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { promisify } from 'node:util';
+import { expect, test } from 'vitest';
+import { parse } from 'yaml';
+import { configJsonSchema, loadConfig, parseConfig } from '../src/config.ts';
+import { program } from '../src/main.ts';
+import { fellrec, root } from './shared.ts';
+
+const helpOf = async (...command: string[]) => (await fellrec(...command, '--help')).stdout;
+
+test('help lists the commands and the exit codes', async () => {
+  expect(await helpOf()).toMatchInlineSnapshot(`
+    "Usage: fellrec [options] [command]
+
+    Federated fine-tuning of language-model recommenders (FELLRec)
+
+    Options:
+      -V, --version              output the version number
+      -h, --help                 display help for command
+
+    Commands:
+      quickstart [options]       train FELLRec, FedAvg and local models on the
+                                 embedded sample and compare them
+      train [options]            train clients as a configuration says, then
+                                 evaluate them
+      evaluate [options] <run>   evaluate a run's best adapters again
+      recommend [options] <run>  recommend items with a client's adapter
+      data                       import data and describe it
+      model                      describe and verify checkpoints
+      bench                      measure speed and memory
+      config-schema [options]    JSON Schema of the configuration, for editors
+      help [command]             display help for command
+
+    Exit codes: 0 done, 1 failed, 2 used wrongly.
+    "
+  `);
+});
+
+test('help of train lists its options', async () => {
+  expect(await helpOf('train')).toMatchInlineSnapshot(`
+    "Usage: fellrec train [options]
+
+    train clients as a configuration says, then evaluate them
+
+    Options:
+      -c, --config <file>       YAML or JSON
+      -s, --set <key=value...>  override a setting, such as federation.rounds=5
+                                (default: [])
+      --resume                  go on with the run where it was stopped
+      --force                   replace a run of the same name
+      --json                    print the result as JSON
+      -h, --help                display help for command
+
+    Global Options:
+      -V, --version             output the version number
+    "
+  `);
+});
+
+test('every command has help, a description and --json', async () => {
+  const leaves = program().commands.flatMap((command) =>
+    command.commands.length > 0 ? command.commands : [command],
+  );
+  expect(leaves.map((command) => command.name())).toContain('verify');
+  for (const command of leaves) {
+    expect(command.description(), command.name()).not.toBe('');
+    expect(
+      command.options.map(({ long }) => long),
+      command.name(),
+    ).toContain('--json');
+  }
+});
+
+test('the installed command prints help', async () => {
+  const command = join(root, 'packages/cli/bin/fellrec.js');
+  const { stdout, stderr } = await promisify(execFile)(process.execPath, [command, '--help']);
+  expect(stdout).toBe(await helpOf());
+  expect(stderr).toBe('');
+});
+
+test.each([
+  [['trian'], "unknown command 'trian'"],
+  [['train'], "required option '-c, --config <file>' not specified"],
+  [['train', '-c', 'x.yaml', '--rseume'], "unknown option '--rseume'"],
+  [['evaluate'], "missing required argument 'run'"],
+  [['evaluate', 'x', '--test-users', '0'], '0 is not above 0'],
+  [['recommend', 'x', '--client', 'a', '--history', 'b', '-k', 'ten'], '"ten" is not a whole number'],
+  [
+    ['data', 'import', '--interactions', 'x', '--items', 'y', '-o', 'z', '--split', 'half'],
+    '--split half: use leave-one-out or global-time',
+  ],
+])('fellrec %j is wrong usage', async (argv, message) => {
+  const { code, stdout, stderr } = await fellrec(...argv);
+  expect(stderr).toContain(message);
+  expect({ code, stdout }).toEqual({ code: 2, stdout: '' });
+});
+
+test('the schema of configurations is the stored one', async () => {
+  const { code, stdout } = await fellrec('config-schema');
+  expect(code).toBe(0);
+  expect(JSON.parse(stdout)).toEqual(configJsonSchema());
+  expect(stdout).toBe(await readFile(join(root, 'configs/fellrec.schema.json'), 'utf8'));
+});
+
+test('the configurations that come with it are right, and name the schema', async () => {
+  const folder = join(root, 'configs');
+  const files = (await readdir(folder)).filter((name) => name.endsWith('.yaml'));
+  expect(files).toContain('games-smollm2.yaml');
+  for (const name of files) {
+    const file = join(folder, name);
+    expect((await loadConfig(file)).name).toBe(name.replace('.yaml', ''));
+    expect(await readFile(file, 'utf8')).toMatch(/^# yaml-language-server: \$schema=fellrec\.schema\.json\n/);
+  }
+  const quickstart = join(root, 'packages/cli/quickstart/config.yaml');
+  expect(parseConfig(parse(await readFile(quickstart, 'utf8')), quickstart).name).toBe('quickstart');
+});
