@@ -90,7 +90,7 @@ describe('a run that is killed', () => {
       for (const n of queue) await killAndResume(`file:${n}`);
     };
     await Promise.all([work(), work()]);
-  });
+  }, 600_000);
 
   it('twice: once more while it goes on', async () => {
     const directory = join(scratch, 'twice');
