@@ -146,7 +146,11 @@ function set(raw: Record<string, unknown>, setting: string): void {
     if (typeof target[key] !== 'object' || target[key] === null) target[key] = {};
     target = target[key] as Record<string, unknown>;
   }
-  target[keys.at(-1)!] = parseYaml(match[2]!);
+  try {
+    target[keys.at(-1)!] = parseYaml(match[2]!);
+  } catch (cause) {
+    throw new ConfigError(`config: --set ${setting}: the value is no YAML: ${(cause as Error).message}`);
+  }
 }
 
 /** A path set on the command line starts from the working directory, one in the file from the file's folder. */

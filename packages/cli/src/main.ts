@@ -24,7 +24,7 @@ export function program(): Command {
     .command('train')
     .description('train clients as a configuration says, then evaluate them')
     .requiredOption('-c, --config <file>', 'YAML or JSON')
-    .option('-s, --set <key=value...>', 'override a setting, such as federation.rounds=5', [])
+    .option('-s, --set <key=value...>', 'override a setting, such as federation.rounds=5')
     .option('--resume', 'go on with the run where it was stopped')
     .option('--force', 'replace a run of the same name')
     .option(...json)

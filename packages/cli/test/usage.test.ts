@@ -48,7 +48,6 @@ test('help of train lists its options', async () => {
     Options:
       -c, --config <file>       YAML or JSON
       -s, --set <key=value...>  override a setting, such as federation.rounds=5
-                                (default: [])
       --resume                  go on with the run where it was stopped
       --force                   replace a run of the same name
       --json                    print the result as JSON

@@ -6,7 +6,7 @@ import { type RunResult, train } from '../train.ts';
 
 interface Options {
   readonly config: string;
-  readonly set: readonly string[];
+  readonly set?: readonly string[];
   readonly resume?: boolean;
   readonly force?: boolean;
   readonly json?: boolean;
