@@ -31,13 +31,13 @@ const titles = (path: string) =>
   write(path, 'items.tsv', 'item\ttitle', ...'abcdef'.split('').map((c) => `${c}\t${c.toUpperCase()}`));
 
 describe('formats give the same data set', () => {
-  const expected = { u1: ['b', 'a', 'c'], u2: ['c', 'd', 'a', 'b'] };
+  const expected = { u1: ['b', 'a', 'c'], u2: ['d', 'c', 'a', 'b'] };
   const rows = [
     ['u1', 'b', 1],
-    ['u2', 'c', 1],
+    ['u2', 'd', 1],
     ['u1', 'a', 2],
     ['u1', 'c', 3],
-    ['u2', 'd', 4],
+    ['u2', 'c', 4],
     ['u2', 'a', 5],
     ['u2', 'b', 6],
   ] as const;
@@ -158,6 +158,42 @@ describe('names', () => {
     expect(data.catalogue.indexOf('b')).toBe(1);
     expect(() => data.catalogue.indexOf('same')).toThrow('no item has the id "same"');
   });
+});
+
+it('titles in tab-separated files may hold quotation marks and number signs', async () => {
+  const path = fresh();
+  const titled = ['"Doom" 2', '"open', '# 1', ' a, b; c'];
+  const data = await imported({
+    interactions: write(path, 's.json', '{"u": ["0", "1", "2", "3"]}'),
+    items: write(path, 'items.tsv', 'item\ttitle', ...titled.map((title, i) => `${i}\t${title}`)),
+  });
+  expect(data.catalogue.items.map(({ title }) => title)).toEqual(titled);
+});
+
+it('fields of JSON lines may have any name, and be missing in some lines', async () => {
+  const path = fresh();
+  const lines = [
+    { item: 'a', title: 'A' },
+    { item: 'b', title: 'B', 'a/b~c "d"': 'x' },
+    { item: 'c', title: 'C' },
+  ];
+  const data = await imported({
+    interactions: write(path, 's.json', '{"u": ["a", "b", "c"]}'),
+    items: write(path, 'items.jsonl', ...lines.map((line) => JSON.stringify(line))),
+  });
+  expect(data.catalogue.items.map(({ attributes }) => attributes)).toEqual([{}, { 'a/b~c "d"': 'x' }, {}]);
+});
+
+it('sequences keep the order of users, and go on where a user occurs again', async () => {
+  const path = fresh();
+  const rows = ['z\ta b', 'm\tc b a', 'z\td c', 'a\tf'];
+  const interactions = write(path, 's.tsv', 'user\titems', ...rows);
+  const data = await imported({ interactions, items: titles(path), columns: { sequence: 'items' } });
+  expect(data.users.map(({ id }) => [id, idsOf(data, id).join(' ')])).toEqual([
+    ['z', 'a b d c'],
+    ['m', 'c b a'],
+    ['a', 'f'],
+  ]);
 });
 
 it('of repeated interactions the last in time counts', async () => {
@@ -345,6 +381,17 @@ describe('errors say what is wrong and write nothing', () => {
     );
     expect(existsSync(join(foreign, 'cat.jpg'))).toBe(true);
   });
+});
+
+it('of two imports into one folder one succeeds, and the other leaves nothing behind', async () => {
+  const path = fresh();
+  const out = fresh();
+  const interactions = write(path, 's.json', '{"u": ["a", "b", "c"]}');
+  const options = { interactions, items: titles(path), output: join(out, 'data'), kCore: 0 };
+  const results = await Promise.allSettled([importDataset(options), importDataset(options)]);
+  expect(results.map(({ status }) => status).sort()).toEqual(['fulfilled', 'rejected']);
+  expect(readdirSync(out)).toEqual(['data']);
+  expect((await readDataset(join(out, 'data'))).users).toHaveLength(1);
 });
 
 describe('real data', () => {

@@ -25,6 +25,8 @@ const schema = z.strictObject({
 type Description = z.infer<typeof schema>;
 
 interface Content {
+  /** Whether a data folder in its place goes. */
+  readonly force: boolean;
   readonly name: string;
   readonly kCore: number;
   readonly split: SplitName;
@@ -47,7 +49,7 @@ export function refuseExisting(output: string, force: boolean): void {
 
 /** Writes the tables `split`, `items` and `users` beside the target and renames: the folder appears whole or not at all. */
 export async function writeFolder(db: DuckDBConnection, output: string, content: Content): Promise<void> {
-  const { name, kCore, split, sources } = content;
+  const { force, name, kCore, split, sources } = content;
   await mkdir(dirname(output), { recursive: true });
   const temporary = await mkdtemp(join(dirname(output), `.${basename(output)}-`));
   try {
@@ -70,7 +72,8 @@ export async function writeFolder(db: DuckDBConnection, output: string, content:
     };
     await writeFile(join(temporary, descriptionFile), `${JSON.stringify(description, undefined, 2)}\n`);
     for (const file of readdirSync(temporary)) await flush(join(temporary, file));
-    await replace(temporary, output);
+    await (force ? replace(temporary, output) : rename(temporary, output));
+    await flush(dirname(output));
   } catch (cause) {
     throw new Error(`data: cannot write ${output}: ${(cause as Error).message}`, { cause });
   } finally {
@@ -133,14 +136,13 @@ async function readTables(
   db: DuckDBConnection,
   folder: string,
 ): Promise<{ items: Catalogue; users: User[]; hash: string }> {
-  const read = async (table: string, columns: readonly string[], order: string) => {
+  // In the order in which they were written; the hash would tell.
+  const read = async (table: string, ...columns: readonly string[]) => {
     const file = literal(join(folder, `${table}.parquet`));
-    const found = await db.runAndReadAll(
-      `SELECT ${columns.join(', ')} FROM read_parquet(${file}) ORDER BY ${order}`,
-    );
+    const found = await db.runAndReadAll(`SELECT ${columns.join(', ')} FROM read_parquet(${file})`);
     return found.getColumns();
   };
-  const [itemIds, titles, itemAttributes] = await read('items', ['id', 'title', 'attributes'], 'index');
+  const [itemIds, titles, itemAttributes] = await read('items', 'id', 'title', 'attributes');
   const items = catalogue(
     itemIds!.map((id, i) => ({
       id: String(id),
@@ -148,7 +150,7 @@ async function readTables(
       attributes: parseAttributes(itemAttributes![i]),
     })),
   );
-  const [userIds, userAttributes] = await read('users', ['id', 'attributes'], 'index');
+  const [userIds, userAttributes] = await read('users', 'id', 'attributes');
   const users = userIds!.map((id, i) => ({
     id: String(id),
     train: [] as number[],
@@ -156,8 +158,7 @@ async function readTables(
     test: [] as number[],
     attributes: parseAttributes(userAttributes![i]),
   }));
-  const interactionColumns = ['"user"', 'item', 'part'];
-  const [user, item, part] = await read('interactions', interactionColumns, '"user", position');
+  const [user, item, part] = await read('interactions', '"user"', 'item', 'part');
   for (let i = 0; i < user!.length; i++)
     users[Number(user![i])]![part![i] as 'train' | 'validation' | 'test'].push(Number(item![i]));
   const parts = users.map(({ id, train, validation, test }) => [id, train, validation, test]);
@@ -191,6 +192,5 @@ async function replace(folder: string, output: string): Promise<void> {
   const old = `${folder}.old`;
   if (existsSync(output)) await rename(output, old);
   await rename(folder, output);
-  await flush(dirname(output));
   await rm(old, { recursive: true, force: true });
 }

@@ -52,7 +52,7 @@ export async function importDataset(options: ImportOptions): Promise<void> {
     await applyKCore(db, kCore);
     await assignSplit(db, split);
     const { interactions, items, users } = options;
-    await writeFolder(db, output, { kCore, split, name, sources: { interactions, items, users } });
+    await writeFolder(db, output, { force, kCore, split, name, sources: { interactions, items, users } });
   });
 }
 
