@@ -35,8 +35,6 @@ export interface Experiment {
   readonly clients: readonly ClientData[];
   readonly recommender: Recommender;
   readonly modelHash: string;
-  /** How training met the context: samples whose oldest history was dropped, per client. */
-  readonly truncated: Map<string, number>;
 }
 
 /** What an experiment tells while it opens and works. */
@@ -74,7 +72,6 @@ export async function openExperiment(
     clients: clientData(config, dataset, parted),
     recommender,
     modelHash: checkpoint.hash,
-    truncated: new Map(),
   };
 }
 
@@ -126,7 +123,7 @@ function clientData({ data, seed }: Config, { users }: Dataset, { clients }: Par
 }
 
 /** An experiment's clients as federation sees them, in this process. */
-export function inProcessClients({ clients, recommender, config, truncated }: Experiment): Client[] {
+export function inProcessClients({ clients, recommender, config }: Experiment): Client[] {
   const { training, seed } = config;
   return clients.map(({ name, train, validation }) => ({
     name,
@@ -143,7 +140,6 @@ export function inProcessClients({ clients, recommender, config, truncated }: Ex
         stream: [seed, name, round],
         ...(onProgress && { onStep: onProgress }),
       });
-      truncated.set(name, result.truncated);
       return { parameters: result.parameters, loss: result.loss, samples: train.length };
     },
     async evaluate(parameters) {

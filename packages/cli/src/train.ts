@@ -28,7 +28,7 @@ export interface ClientResult {
   /** Round (from 1) of the adapter that was evaluated. */
   readonly bestRound?: number;
   /** Samples whose oldest history was dropped to fit the context. */
-  readonly truncated?: number;
+  readonly truncated: number;
   /** Empty without test users. */
   readonly metrics: Metrics;
 }
@@ -151,7 +151,7 @@ async function evaluateRun(
       testUsers: test.length,
       ...(losses.length > 0 && { firstLoss: losses[0]!, lastLoss: losses.at(-1)! }),
       ...(best && { bestRound: best.round + 1 }),
-      ...(experiment.truncated.has(name) && { truncated: experiment.truncated.get(name)! }),
+      truncated: recommender.truncated(samples),
       metrics,
     });
   }

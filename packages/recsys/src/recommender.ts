@@ -29,8 +29,6 @@ export interface TrainResult {
   readonly steps: number;
   /** Share of the computed tokens that are not padding. */
   readonly fill: number;
-  /** Samples whose oldest history was dropped to fit the context. */
-  readonly truncated: number;
 }
 
 export interface Recommendation {
@@ -52,6 +50,8 @@ export interface Recommender {
   initialParameters(seed: number): NamedTensors;
   /** @throws on a loss that is no number, naming the step. */
   train(samples: readonly Sample[], parameters: NamedTensors, options: TrainOptions): Promise<TrainResult>;
+  /** How many training samples lose their oldest history to fit the context. */
+  truncated(samples: readonly Sample[]): number;
   /** Mean validation loss, without dropout. */
   loss(samples: readonly Sample[], parameters: NamedTensors): Promise<number>;
   /** The k best items of the catalogue for each history, `seen` items left out. */

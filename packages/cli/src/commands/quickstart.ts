@@ -10,6 +10,7 @@ import { print } from '../output.ts';
 import { progressOn } from '../progress.ts';
 import { clientTable, comparisonTable } from '../table.ts';
 import { type RunResult, train } from '../train.ts';
+import { droppedHistory } from './train.ts';
 
 const strategies = ['fellrec', 'fedavg', 'local'] as const;
 
@@ -40,7 +41,7 @@ export async function run({ runs, json }: { runs: string; json?: boolean }): Pro
     for (const strategy of strategies) {
       progress.line(`== ${strategy}`);
       const chosen = config(strategy);
-      const experiment = { ...opened, config: chosen, truncated: new Map() };
+      const experiment = { ...opened, config: chosen };
       results.push(await train(chosen, { force: true, progress, experiment }));
     }
     await opened.recommender.dispose();
@@ -62,6 +63,7 @@ ${comparisonTable(results)}
 
 R@K: share of a user's next items among the first K of all items. N@K: the same, higher for better places (NDCG).
 The model is a toy of 260,000 parameters that only shows how the parts work together; expect floor-level numbers.
+${droppedHistory(fellrec!)}
 
 Files of the runs: ${join(fellrec!.directory, '..')}
 A real model: put SmolLM2-135M-Instruct (or any LLaMA-architecture checkpoint) and the Games data beside you, then

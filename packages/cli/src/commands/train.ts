@@ -20,11 +20,18 @@ export async function run({ config: file, set, resume, force, json }: Options): 
 }
 
 export function describeRun(result: RunResult): string {
-  const truncated = result.clients.reduce((n, c) => n + (c.truncated ?? 0), 0);
+  const dropped = droppedHistory(result);
   return `${clientTable(result)}
 
 ${comparisonTable([result])}
-${truncated + result.truncatedTests > 0 ? `\n${truncated} training samples and ${result.truncatedTests} test prompts were longer than the context; their oldest history was dropped.\n` : ''}
+${dropped && `\n${dropped}\n`}
 Similarity of the clients' item popularity: ${result.popularityCosine.toFixed(2)} (1: the partition says nothing).
 The run's files: ${result.directory}`;
+}
+
+/** What did not fit the context; empty if everything did. */
+export function droppedHistory({ clients, truncatedTests }: RunResult): string {
+  const samples = clients.reduce((n, { truncated }) => n + truncated, 0);
+  if (samples + truncatedTests === 0) return '';
+  return `${samples} training samples and ${truncatedTests} test prompts were longer than the context; their oldest history was dropped.`;
 }

@@ -66,8 +66,7 @@ export function bigrec(options: BigrecOptions): Recommender {
     start: NamedTensors,
     o: TrainOptions,
   ): Promise<TrainResult> {
-    const fitted = samples.map((sample) => trainingSequence(sample, lossOn, text));
-    const sequences = fitted.map(({ value }) => value);
+    const sequences = samples.map((sample) => trainingSequence(sample, lossOn, text).value);
     const optimizer = adamW({ weightDecay: o.weightDecay, clipNorm: o.clipNorm });
     const steps = o.epochs * Math.ceil(samples.length / o.batchSize);
     let parameters = start;
@@ -99,7 +98,6 @@ export function bigrec(options: BigrecOptions): Recommender {
       loss: weightedLoss / (o.epochs * samples.length),
       steps,
       fill: tokens.real / tokens.padded,
-      truncated: fitted.filter(({ dropped }) => dropped > 0).length,
     };
   }
 
@@ -146,6 +144,8 @@ export function bigrec(options: BigrecOptions): Recommender {
   return {
     initialParameters: (seed) => initialAdapter(config, lora, seed),
     train,
+    truncated: (samples) =>
+      samples.filter((sample) => trainingSequence(sample, lossOn, text).dropped > 0).length,
     loss: (samples, parameters) =>
       model.loss(
         samples
