@@ -1,5 +1,5 @@
 // Trains five clients on the embedded sample and asks one of them for recommendations.
-//   node --conditions=source examples/train-and-recommend.ts [folder to work in]
+//   npx node --conditions=source examples/train-and-recommend.ts [folder to work in]
 import { join } from 'node:path';
 import { clientTable, loadConfig, recommend, train } from '@fellrec/cli';
 import { importDataset } from '@fellrec/recsys';
