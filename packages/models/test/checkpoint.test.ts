@@ -1,4 +1,5 @@
 // Checkpoints on disk: Hugging Face folders, whole and sharded, their configuration, and everything that is refused.
+import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { type Float32Tensor, nodeRuntime } from '@fellrec/graph';
 import { beforeAll, describe, expect, test } from 'vitest';
@@ -94,9 +95,11 @@ describe('a folder', () => {
     const extra = {
       ...entries,
       'model.rotary.inv_freq': f32({ dtype: 'float32', dims: [1], data: new Float32Array(1) }),
+      'model.scale': { dtype: 'F8_E8M0', shape: [3], bytes: new Uint8Array(3) },
+      'model.position_ids': { dtype: 'I64', shape: [1], bytes: new Uint8Array(8) },
     };
     const found = await opened('extra', { 'config.json': config, 'model.safetensors': safetensors(extra) });
-    expect(found.unused).toEqual(['model.rotary.inv_freq']);
+    expect(found.unused).toEqual(['model.rotary.inv_freq', 'model.scale', 'model.position_ids']);
     expect((await openCheckpoint(source, { cacheDir })).unused).toEqual([]);
   });
 
@@ -127,6 +130,24 @@ describe('refused', () => {
     const { dims } = tensors.get('model.layers.0.mlp.up_proj.weight')!;
     expect(found).toContain(`"model.layers.0.mlp.up_proj.weight" is [${dims}], config says [50,${dims[1]}]`);
     expect(found).toContain(`"model.norm.weight" is missing, config says [${dims[1]}]`);
+  });
+
+  test('a weight of a type that is not computed, by name', async () => {
+    const name = 'model.norm.weight';
+    const { shape } = entries[name]!;
+    const small = { dtype: 'F8_E4M3', shape, bytes: new Uint8Array(shape[0]!) };
+    await expect(
+      opened('small', {
+        'config.json': config,
+        'model.safetensors': safetensors({ ...entries, [name]: small }),
+      }),
+    ).rejects.toThrow(`"${name}" has the unsupported type F8_E4M3 (supported: F32, F16, BF16)`);
+  });
+
+  test('one file of a folder', async () => {
+    await expect(openCheckpoint(join(source, 'model.safetensors'), { cacheDir })).rejects.toThrow(
+      'give the folder that it lies in',
+    );
   });
 
   test('an untied model without a head', async () => {
@@ -168,6 +189,9 @@ describe('refused', () => {
     await expect(
       opened('broken', { 'model.safetensors': safetensors(entries), 'config.json': Buffer.from('{') }),
     ).rejects.toThrow('config.json is not valid JSON');
+    await expect(
+      opened('null', { 'model.safetensors': safetensors(entries), 'config.json': Buffer.from('null') }),
+    ).rejects.toThrow('config.json holds no JSON object');
   });
 });
 
@@ -179,6 +203,15 @@ describe('config.json', () => {
     [{ rope_scaling: { type: 'linear', factor: 2 } }, 'RoPE scaling "linear"'],
     [{ rope_parameters: { rope_type: 'dynamic' } }, 'RoPE scaling "dynamic"'],
     [{ rope_scaling: { rope_type: 'llama3' } }, 'llama3 RoPE scaling without a factor'],
+    [
+      { rope_scaling: { rope_type: 'llama3', factor: 8, low_freq_factor: 4 } },
+      'a low_freq_factor of 4 that is not below the high_freq_factor of 4',
+    ],
+    [
+      { rope_parameters: { rope_type: 'default', partial_rotary_factor: 0.5 } },
+      'a partial_rotary_factor of 0.5 (supported: 1)',
+    ],
+    [{ num_hidden_layers: 2 ** 24 }, '→ at num_hidden_layers'],
     [{ hidden_act: 'gelu' }, 'hidden_act "gelu" (supported: silu)'],
     [{ attention_bias: true }, 'attention_bias'],
     [{ mlp_bias: true }, 'mlp_bias'],
@@ -249,8 +282,14 @@ describe('safetensors', () => {
     };
     const file = path('types', safetensors(entries));
     const index = await readSafetensorsIndex(file);
-    expect([...index.keys()]).toEqual(['f32', 'f16', 'bf16', 'scalar', 'empty']);
-    for (const name of ['f32', 'f16', 'bf16']) expect(await readTensor(index.get(name)!)).toEqual(values);
+    expect([...index.tensors.keys()]).toEqual(['f32', 'f16', 'bf16', 'scalar', 'empty']);
+    expect([...index.others]).toEqual([
+      ['odd', 'U8'],
+      ['i64', 'I64'],
+      ['i32', 'I32'],
+    ]);
+    for (const name of ['f32', 'f16', 'bf16'])
+      expect(await readTensor(index.tensors.get(name)!)).toEqual(values);
     await expect(readSafetensors(file)).rejects.toThrow(`"odd" in ${file} has unsupported type U8`);
 
     const all = await readSafetensors(path('read', safetensors(without(entries, 'odd'))));
@@ -268,7 +307,7 @@ describe('safetensors', () => {
     ]);
     await writeSafetensors(file, given);
     expect(await readSafetensors(file)).toEqual(given);
-    const index = await readSafetensorsIndex(file);
+    const { tensors: index } = await readSafetensorsIndex(file);
     expect([...index.values()].map(({ byteLength }) => byteLength)).toEqual([16, 12]);
     expect(index.get('first')!.byteOffset % 8).toBe(0);
   });
@@ -293,9 +332,20 @@ describe('safetensors', () => {
     ['no entry', () => withHeader('{"a": {"dtype": "F32"}}'), /"a" in the header of/],
     ['a negative size', () => safetensors({ a: { ...f32(vector(2)), shape: [-2] } }), /"a" in the header of/],
     [
-      'an unknown type',
-      () => safetensors({ a: { ...f32(vector(2)), dtype: 'F8_E4M3' } }),
-      /"a" in .* has unsupported type F8_E4M3/,
+      'ranges that overlap',
+      () =>
+        safetensors({ a: f32(vector(2)), b: f32(vector(2)) }, ({ b }) => {
+          b!.data_offsets = [4, 12];
+        }),
+      /"a" and "b" in .* overlap/,
+    ],
+    [
+      'a range that runs backwards, of an unknown type',
+      () =>
+        safetensors({ a: { ...f32(vector(2)), dtype: 'F8_E4M3' } }, ({ a }) => {
+          a!.data_offsets = [8, 0];
+        }),
+      /"a" in .* but has -8 bytes/,
     ],
     [
       'fewer bytes than its shape',
@@ -317,6 +367,14 @@ describe('safetensors', () => {
     ],
   ])('a header with %s is refused', async (_, make, message) => {
     await expect(readSafetensorsIndex(path('header', make()))).rejects.toThrow(message);
+  });
+
+  test('several writers of one file do not meet', async () => {
+    const file = join(folder, 'contested');
+    const given = new Map([['x', vector(100_000)]]);
+    await Promise.all(Array.from({ length: 5 }, () => writeSafetensors(file, given)));
+    expect(await readSafetensors(file)).toEqual(given);
+    expect(readdirSync(folder).filter((name) => name.startsWith('contested'))).toEqual(['contested']);
   });
 
   test('a file appears whole or not at all', async () => {

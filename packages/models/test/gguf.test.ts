@@ -142,7 +142,22 @@ test('dequantised once: the cache is found again by content', async () => {
   rmSync(own, { recursive: true });
 });
 
+test('opened several times at once, it is there for all', async () => {
+  const own = join(folder, 'contested-cache');
+  const file = written(ggufFile(metadata, tensors('Q8_0')));
+  const all = await Promise.all(Array.from({ length: 5 }, () => openCheckpoint(file, { cacheDir: own })));
+  expect(new Set(all.map(({ hash }) => hash)).size).toBe(1);
+  expect(readdirSync(own)).toHaveLength(1);
+});
+
 describe('a config.json beside the file', () => {
+  test('that is none is named', async () => {
+    const file = ggufFile(metadata, tensors());
+    await expect(opening(file, { 'config.json': Buffer.from('{') })).rejects.toThrow(
+      'config.json is not valid JSON',
+    );
+  });
+
   test('adds what GGUF lacks', async () => {
     const found = await opening(ggufFile(metadata, tensors()), {
       'config.json': { ...config, eos_token_id: [2, 7] },
@@ -180,6 +195,15 @@ describe('refused', () => {
     await expect(opening(file)).rejects.toThrow(
       `"${name}" has the unsupported quantisation Q6_K; supported: F32, F16, BF16, Q4_0, Q4_1, Q8_0`,
     );
+  });
+
+  test('rows that no blocks fill', async () => {
+    const name = 'output_norm.weight';
+    const file = ggufFile(metadata, {
+      ...tensors(),
+      [name]: { type: 8, dims: [31], bytes: new Uint8Array(34) },
+    });
+    await expect(opening(file)).rejects.toThrow(`"${name}" is Q8_0 with rows of 31, no multiple of 32`);
   });
 
   test('another architecture, by name', async () => {

@@ -1,13 +1,13 @@
 // A LLaMA checkpoint on disk: its configuration and where its tensors lie.
 import { createHash } from 'node:crypto';
-import { existsSync } from 'node:fs';
-import { open, readdir, readFile, stat } from 'node:fs/promises';
+import { open, readdir, stat } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
 import type { StoredTensor } from '@fellrec/graph';
 import { z } from 'zod';
 import { type LlamaConfig, parseConfig } from './config.ts';
 import { openGguf } from './gguf.ts';
-import { readSafetensorsIndex } from './safetensors.ts';
+import { readJsonObject } from './json.ts';
+import { readSafetensorsIndex, type SafetensorsIndex } from './safetensors.ts';
 
 export interface Checkpoint {
   readonly config: LlamaConfig;
@@ -33,6 +33,8 @@ export interface OpenOptions {
 export async function openCheckpoint(path: string, { cacheDir }: OpenOptions): Promise<Checkpoint> {
   const found = await stat(path).catch(() => undefined);
   if (!found) throw new Error(`model: ${path} does not exist; give a Hugging Face folder or a .gguf file`);
+  if (found.isFile() && path.endsWith('.safetensors'))
+    throw new Error(`model: ${path} is a file of a checkpoint; give the folder that it lies in`);
   if (found.isFile()) return fromGguf(path, cacheDir);
   const names = await readdir(path);
   const single = names.includes('model.safetensors');
@@ -49,28 +51,28 @@ export async function openCheckpoint(path: string, { cacheDir }: OpenOptions): P
     throw new Error(`model: ${path} holds no model.safetensors, model.safetensors.index.json or .gguf file`);
   }
   const configFile = join(path, 'config.json');
-  const config = parseConfig(await readJson(configFile), configFile);
-  const tensors = single
-    ? await readSafetensorsIndex(join(path, 'model.safetensors'))
-    : await readShards(path);
-  return assemble(config, tensors, resolve(path));
+  const config = parseConfig(await readJsonObject(configFile), configFile);
+  const index = single ? await readSafetensorsIndex(join(path, 'model.safetensors')) : await readShards(path);
+  return assemble(config, index, resolve(path));
 }
 
 async function fromGguf(file: string, cacheDir: string): Promise<Checkpoint> {
-  const { config, tensors } = await openGguf(file, cacheDir);
-  return assemble(config, tensors, resolve(dirname(file)));
+  const { config, index } = await openGguf(file, cacheDir);
+  return assemble(config, index, resolve(dirname(file)));
 }
 
 async function assemble(
   config: LlamaConfig,
-  tensors: ReadonlyMap<string, StoredTensor>,
+  { tensors, others }: SafetensorsIndex,
   directory: string,
 ): Promise<Checkpoint> {
   const expected = expectedTensors(config);
   const problems: string[] = [];
   for (const [name, dims] of expected) {
     const stored = tensors.get(name);
-    if (!stored) problems.push(`"${name}" is missing, config says [${dims}]`);
+    if (others.has(name))
+      problems.push(`"${name}" has the unsupported type ${others.get(name)} (supported: F32, F16, BF16)`);
+    else if (!stored) problems.push(`"${name}" is missing, config says [${dims}]`);
     else if (stored.dims.join() !== dims.join())
       problems.push(`"${name}" is [${stored.dims}], config says [${dims}]`);
   }
@@ -78,7 +80,7 @@ async function assemble(
     throw new Error(
       `model: weights and config.json of ${directory} disagree; is this the right config.json?\n  ${problems.join('\n  ')}`,
     );
-  const unused = [...tensors.keys()].filter((name) => !expected.has(name));
+  const unused = [...tensors.keys(), ...others.keys()].filter((name) => !expected.has(name));
   return { config, tensors, hash: await contentHash(config, tensors), directory, unused };
 }
 
@@ -113,21 +115,23 @@ function expectedTensors(config: LlamaConfig): Map<string, readonly number[]> {
   ]);
 }
 
-async function readShards(directory: string): Promise<ReadonlyMap<string, StoredTensor>> {
+async function readShards(directory: string): Promise<SafetensorsIndex> {
   const file = join(directory, 'model.safetensors.index.json');
   const parsed = z
     .looseObject({ weight_map: z.record(z.string(), z.string()) })
-    .safeParse(await readJson(file));
+    .safeParse(await readJsonObject(file));
   if (!parsed.success)
     throw new Error(`model: ${file} is not a shard index:\n${z.prettifyError(parsed.error)}`);
   const tensors = new Map<string, StoredTensor>();
+  const others = new Map<string, string>();
   for (const shard of new Set(Object.values(parsed.data.weight_map))) {
     if (basename(shard) !== shard || shard === '..' || shard === '.')
       throw new Error(`model: ${file} names "${shard}", which is not a file of its folder`);
-    for (const [name, stored] of await readSafetensorsIndex(join(directory, shard)))
-      tensors.set(name, stored);
+    const index = await readSafetensorsIndex(join(directory, shard));
+    for (const [name, stored] of index.tensors) tensors.set(name, stored);
+    for (const [name, type] of index.others) others.set(name, type);
   }
-  return tensors;
+  return { tensors, others };
 }
 
 /** Samples instead of all bytes: a 13 GB model would take a minute at every start. */
@@ -149,13 +153,4 @@ async function contentHash(config: LlamaConfig, tensors: ReadonlyMap<string, Sto
     for (const handle of handles.values()) await handle.close();
   }
   return hash.digest('hex');
-}
-
-async function readJson(file: string): Promise<unknown> {
-  if (!existsSync(file)) throw new Error(`model: ${file} does not exist`);
-  try {
-    return JSON.parse(await readFile(file, 'utf8'));
-  } catch (cause) {
-    throw new Error(`model: ${file} is not valid JSON: ${(cause as Error).message}`, { cause });
-  }
 }

@@ -42,13 +42,14 @@ const ropeSchema = z.looseObject({
   low_freq_factor: z.number().positive().optional(),
   high_freq_factor: z.number().positive().optional(),
   original_max_position_embeddings: size.optional(),
+  partial_rotary_factor: z.number().optional(),
 });
 const schema = z.looseObject({
   model_type: z.string(),
   vocab_size: size,
   hidden_size: size,
   intermediate_size: size,
-  num_hidden_layers: size,
+  num_hidden_layers: size.max(10_000),
   num_attention_heads: size,
   num_key_value_heads: size.nullish(),
   head_dim: size.nullish(),
@@ -79,6 +80,7 @@ export function parseConfig(json: unknown, source: string): LlamaConfig {
   const rope = c.rope_parameters ?? c.rope_scaling ?? undefined;
   const ropeType = rope?.rope_type ?? rope?.type ?? 'default';
   const headDim = c.head_dim ?? c.hidden_size / heads;
+  const [lowFrequencyFactor, highFrequencyFactor] = [rope?.low_freq_factor ?? 1, rope?.high_freq_factor ?? 4];
   const problems = [
     (c.hidden_act ?? 'silu') !== 'silu' && `hidden_act "${c.hidden_act}" (supported: silu)`,
     c.attention_bias && 'attention_bias',
@@ -89,6 +91,11 @@ export function parseConfig(json: unknown, source: string): LlamaConfig {
       ropeType !== 'llama3' &&
       `RoPE scaling "${ropeType}" (supported: default, llama3)`,
     ropeType === 'llama3' && rope?.factor === undefined && 'llama3 RoPE scaling without a factor',
+    ropeType === 'llama3' &&
+      lowFrequencyFactor >= highFrequencyFactor &&
+      `a low_freq_factor of ${lowFrequencyFactor} that is not below the high_freq_factor of ${highFrequencyFactor}`,
+    (rope?.partial_rotary_factor ?? 1) !== 1 &&
+      `a partial_rotary_factor of ${rope!.partial_rotary_factor} (supported: 1)`,
   ].filter((problem) => typeof problem === 'string');
   if (problems.length > 0) throw new Error(`model: ${source} has ${problems.join('; ')}`);
   return {
@@ -105,8 +112,8 @@ export function parseConfig(json: unknown, source: string): LlamaConfig {
     ...(ropeType === 'llama3' && {
       ropeScaling: {
         factor: rope!.factor!,
-        lowFrequencyFactor: rope!.low_freq_factor ?? 1,
-        highFrequencyFactor: rope!.high_freq_factor ?? 4,
+        lowFrequencyFactor,
+        highFrequencyFactor,
         originalMaxPositions: rope!.original_max_position_embeddings ?? 8192,
       },
     }),

@@ -2,13 +2,19 @@
 // and row order, and mapped from there.
 import { createHash } from 'node:crypto';
 import { existsSync } from 'node:fs';
-import { mkdir, open, readFile } from 'node:fs/promises';
+import { mkdir, open } from 'node:fs/promises';
 import { dirname, join, resolve } from 'node:path';
-import type { StoredTensor } from '@fellrec/graph';
-import { type GGUFTensorInfo, gguf } from '@huggingface/gguf';
+import { elementCount } from '@fellrec/graph';
+import { GGMLQuantizationType, type GGUFTensorInfo, gguf } from '@huggingface/gguf';
 import { type LlamaConfig, parseConfig } from './config.ts';
 import { encodings } from './dequantize.ts';
-import { readSafetensorsIndex, writeSafetensorsStream } from './safetensors.ts';
+import { readJsonObject } from './json.ts';
+import {
+  readExactly,
+  readSafetensorsIndex,
+  type SafetensorsIndex,
+  writeSafetensorsStream,
+} from './safetensors.ts';
 
 type Metadata = Readonly<Record<string, unknown>>;
 
@@ -16,7 +22,7 @@ type Metadata = Readonly<Record<string, unknown>>;
 export async function openGguf(
   file: string,
   cacheDir: string,
-): Promise<{ readonly config: LlamaConfig; readonly tensors: ReadonlyMap<string, StoredTensor> }> {
+): Promise<{ readonly config: LlamaConfig; readonly index: SafetensorsIndex }> {
   const path = resolve(file);
   const header = await gguf(path, { allowLocalFile: true }).catch((cause) => {
     throw new Error(`model: ${file} is no GGUF file, or its header is damaged: ${cause.message}`, { cause });
@@ -47,15 +53,13 @@ export async function openGguf(
         new Map(tensors.map(({ name, dims }) => [name, dims])),
         async (name) => {
           const { at, bytes, encoding, dims, heads } = byName.get(name)!;
-          const buffer = Buffer.alloc(bytes);
-          await handle.read(buffer, 0, bytes, at);
-          const elements = dims.reduce((a, b) => a * b, 1);
-          const values = encoding.decode(new DataView(buffer.buffer, buffer.byteOffset, bytes), elements);
+          const { buffer } = await readExactly(handle, at, bytes, file);
+          const values = encoding.decode(new DataView(buffer), elementCount(dims));
           return heads === undefined ? values : halfSplitRows(values, dims, heads);
         },
       );
     }
-    return { config, tensors: await readSafetensorsIndex(cached) };
+    return { config, index: await readSafetensorsIndex(cached) };
   } finally {
     await handle.close();
   }
@@ -70,16 +74,19 @@ function describe(
   const encoding = encodings.get(dtype);
   if (!encoding)
     throw new Error(
-      `model: ${file}: "${ggufName}" has the unsupported quantisation ${quantisationName(dtype)}; supported: ${[...encodings.values()].map(({ name }) => name).join(', ')}`,
+      `model: ${file}: "${ggufName}" has the unsupported quantisation ${GGMLQuantizationType[dtype] ?? `type ${dtype}`}; supported: ${[...encodings.values()].map(({ name }) => name).join(', ')}`,
     );
   const dims = shape.map(Number).reverse();
-  const elements = dims.reduce((a, b) => a * b, 1);
+  if ((dims.at(-1) ?? 1) % encoding.blockElements !== 0)
+    throw new Error(
+      `model: ${file}: "${ggufName}" is ${encoding.name} with rows of ${dims.at(-1)}, no multiple of ${encoding.blockElements}; the file is damaged`,
+    );
   const heads = ggufName.endsWith('attn_q.weight')
     ? config.headCount
     : ggufName.endsWith('attn_k.weight')
       ? config.keyValueHeadCount
       : undefined;
-  const bytes = (elements / encoding.blockElements) * encoding.blockBytes;
+  const bytes = (elementCount(dims) / encoding.blockElements) * encoding.blockBytes;
   return {
     ggufName,
     name: huggingFaceName(ggufName),
@@ -171,7 +178,7 @@ async function configOf(
     rms_norm_eps: Number(Number(of('attention.layer_norm_rms_epsilon')).toPrecision(6)),
   };
   if (!hasConfig) return parseConfig(found, file);
-  const json = JSON.parse(await readFile(beside, 'utf8'));
+  const json = await readJsonObject(beside);
   const contradictions = Object.entries(found)
     .filter(
       ([key, value]) =>
@@ -194,27 +201,4 @@ async function fileHash(file: string): Promise<string> {
     await handle.close().catch(() => {});
   }
   return hash.digest('hex').slice(0, 32);
-}
-
-function quantisationName(dtype: number): string {
-  const names: Readonly<Record<number, string>> = {
-    6: 'Q5_0',
-    7: 'Q5_1',
-    9: 'Q8_1',
-    10: 'Q2_K',
-    11: 'Q3_K',
-    12: 'Q4_K',
-    13: 'Q5_K',
-    14: 'Q6_K',
-    15: 'Q8_K',
-    16: 'IQ2_XXS',
-    17: 'IQ2_XS',
-    18: 'IQ3_XXS',
-    19: 'IQ1_S',
-    20: 'IQ4_NL',
-    21: 'IQ3_S',
-    22: 'IQ2_S',
-    23: 'IQ4_XS',
-  };
-  return names[dtype] ?? `type ${dtype}`;
 }

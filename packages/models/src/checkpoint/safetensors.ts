@@ -1,4 +1,5 @@
 // safetensors: an 8-byte length, a JSON header, then the tensors' bytes.
+import { randomUUID } from 'node:crypto';
 import { type FileHandle, open, rename, rm } from 'node:fs/promises';
 import { basename, resolve } from 'node:path';
 import {
@@ -11,7 +12,10 @@ import {
 import { z } from 'zod';
 
 const maxHeaderBytes = 100 * 2 ** 20;
-const elementBytes: Readonly<Record<string, number>> = {
+/** Node reads at most 2^31 - 1 bytes at once. */
+const maxReadBytes = 2 ** 30;
+/** Tensors of other types are only known by their range. */
+const elementBytes: Readonly<Record<string, number | undefined>> = {
   F32: 4,
   F16: 2,
   BF16: 2,
@@ -53,8 +57,7 @@ async function readHeader(file: string): Promise<Map<string, Entry>> {
     for (const [name, { dtype, shape, data_offsets }] of header) {
       const [from, to] = data_offsets;
       const bytes = elementBytes[dtype];
-      if (bytes === undefined) throw new Error(`model: "${name}" in ${file} has unsupported type ${dtype}`);
-      if (to - from !== elementCount(shape) * bytes)
+      if (to < from || (bytes !== undefined && to - from !== elementCount(shape) * bytes))
         throw new Error(`model: "${name}" in ${file} is ${dtype} [${shape}] but has ${to - from} bytes`);
       if (start + to > fileSize)
         throw new Error(
@@ -63,9 +66,27 @@ async function readHeader(file: string): Promise<Map<string, Entry>> {
       data_offsets[0] = start + from;
       data_offsets[1] = start + to;
     }
+    refuseOverlaps(header, file);
     return header;
   } finally {
     await handle.close();
+  }
+}
+
+function refuseOverlaps(header: ReadonlyMap<string, Entry>, file: string): void {
+  const filled = [...header].filter(
+    ([
+      ,
+      {
+        data_offsets: [from, to],
+      },
+    ]) => to > from,
+  );
+  filled.sort(([, a], [, b]) => a.data_offsets[0] - b.data_offsets[0]);
+  for (const [i, [name, { data_offsets }]] of filled.entries()) {
+    const before = filled[i - 1];
+    if (before && data_offsets[0] < before[1].data_offsets[1])
+      throw new Error(`model: "${before[0]}" and "${name}" in ${file} overlap; download it again`);
   }
 }
 
@@ -89,27 +110,34 @@ function parseHeader(text: string, file: string): Map<string, Entry> {
   );
 }
 
-/** Where the file's float tensors lie; nothing but the header is read. @throws on a file that is damaged or truncated, naming the tensor. */
-export async function readSafetensorsIndex(file: string): Promise<ReadonlyMap<string, StoredTensor>> {
-  const header = await readHeader(file);
+export interface SafetensorsIndex {
+  readonly tensors: ReadonlyMap<string, StoredTensor>;
+  /** The types of tensors that are no floats of 16 or 32 bits, by name. */
+  readonly others: ReadonlyMap<string, string>;
+}
+
+/** Where the file's tensors lie; nothing but the header is read. @throws on a file that is damaged or truncated, naming the tensor. */
+export async function readSafetensorsIndex(file: string): Promise<SafetensorsIndex> {
   const path = resolve(file);
-  return new Map(
-    [...header].flatMap(
-      ([
-        name,
-        {
-          dtype,
-          shape,
-          data_offsets: [from, to],
-        },
-      ]): [string, StoredTensor][] => {
-        const type = floatTypes[dtype as keyof typeof floatTypes];
-        return type
-          ? [[name, { dtype: type, dims: shape, file: path, byteOffset: from, byteLength: to - from }]]
-          : [];
-      },
-    ),
-  );
+  const tensors = new Map<string, StoredTensor>();
+  const others = new Map<string, string>();
+  for (const [name, { dtype, shape, data_offsets }] of await readHeader(file)) {
+    const [from, to] = data_offsets;
+    if (isFloat(dtype))
+      tensors.set(name, {
+        dtype: floatTypes[dtype],
+        dims: shape,
+        file: path,
+        byteOffset: from,
+        byteLength: to - from,
+      });
+    else others.set(name, dtype);
+  }
+  return { tensors, others };
+}
+
+function isFloat(dtype: string): dtype is keyof typeof floatTypes {
+  return Object.hasOwn(floatTypes, dtype);
 }
 
 /** A stored tensor's values as float32. */
@@ -148,8 +176,7 @@ export async function readSafetensors(file: string): Promise<Map<string, Tensor>
 
 function toTensor(bytes: Buffer, dtype: string, dims: readonly number[], what: string): Tensor {
   const { buffer, byteOffset, byteLength } = bytes;
-  if (dtype in floatTypes)
-    return { dtype: 'float32', dims, data: widen(bytes, floatTypes[dtype as keyof typeof floatTypes]) };
+  if (isFloat(dtype)) return { dtype: 'float32', dims, data: widen(bytes, floatTypes[dtype]) };
   if (dtype === 'I64')
     return { dtype: 'int64', dims, data: new BigInt64Array(buffer, byteOffset, byteLength / 8) };
   if (dtype === 'I32')
@@ -171,8 +198,8 @@ function widen({ buffer, byteOffset, byteLength }: Buffer, dtype: StoredTensor['
   return new Float32Array(words.buffer);
 }
 
-/** A buffer of its own (so its start is aligned). */
-async function readExactly(
+/** A buffer of its own (so its start is aligned). @throws if the file ends before. */
+export async function readExactly(
   handle: FileHandle,
   position: number,
   length: number,
@@ -180,7 +207,12 @@ async function readExactly(
 ): Promise<Buffer> {
   const buffer = Buffer.from(new ArrayBuffer(length));
   for (let done = 0; done < length; ) {
-    const { bytesRead } = await handle.read(buffer, done, length - done, position + done);
+    const { bytesRead } = await handle.read(
+      buffer,
+      done,
+      Math.min(length - done, maxReadBytes),
+      position + done,
+    );
     if (bytesRead === 0) throw new Error(`model: ${file} ended at byte ${position + done}; it is truncated`);
     done += bytesRead;
   }
@@ -216,7 +248,8 @@ export async function writeSafetensorsStream(
   const length = Buffer.alloc(8);
   length.writeBigUInt64LE(BigInt(padded.length));
 
-  const temporary = `${file}.${process.pid}.tmp`;
+  // A name of its own: writers of one file may share a process, or (in containers) a process id.
+  const temporary = `${file}.${randomUUID()}.tmp`;
   const handle = await open(temporary, 'w');
   try {
     await handle.writeFile(Buffer.concat([length, padded]));
