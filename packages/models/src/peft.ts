@@ -11,13 +11,23 @@ const schema = z.looseObject({
   peft_type: z.literal('LORA', 'only LoRA adapters are supported'),
   r: z.number().int().positive().max(4096),
   lora_alpha: z.number().positive(),
-  lora_dropout: z.number().min(0).max(1).default(0),
+  lora_dropout: z.number().min(0).lt(1).default(0),
   target_modules: z.array(z.enum(projections), `a list of ${projections.join(', ')} is supported`).min(1),
   bias: z.literal('none').default('none'),
   fan_in_fan_out: z.literal(false).default(false),
   use_dora: z.literal(false, 'DoRA is not supported').default(false),
   use_rslora: z.literal(false, 'rank-stabilised LoRA is not supported').default(false),
   use_qalora: z.literal(false, 'QALoRA is not supported').nullish(),
+  // The others replace the base weights by a residual.
+  init_lora_weights: z
+    .union(
+      [z.boolean(), z.enum(['gaussian', 'eva', 'orthogonal'])],
+      'adapters that change the base weights (PiSSA, OLoRA, CorDA, LoftQ, ...) are not supported',
+    )
+    .nullish(),
+  kasa_config: z.null('KaSA is not supported').optional(),
+  layers_to_transform: z.null('is not supported').optional(),
+  exclude_modules: z.union([z.null(), z.array(z.string()).length(0)], 'is not supported').nullish(),
   use_bdlora: z.literal(false, 'BD-LoRA is not supported').nullish(),
   alora_invocation_tokens: z.null('activated LoRA is not supported').optional(),
   layer_replication: z.null('is not supported').optional(),
@@ -38,6 +48,7 @@ export async function readAdapter(directory: string): Promise<Adapter> {
   const found = await readSafetensors(join(directory, 'adapter_model.safetensors'));
   const problems: string[] = [];
   const tensors = new Map<string, Float32Tensor>();
+  const adapted = new Set<string>();
   for (const [name, tensor] of found) {
     const match =
       /^base_model\.model\.model\.(layers\.\d+\.(?:self_attn|mlp)\.\w+)\.lora_([AB])\.weight$/.exec(name);
@@ -46,12 +57,18 @@ export async function readAdapter(directory: string): Promise<Adapter> {
       continue;
     }
     const [, path, half] = match as unknown as [string, string, 'A' | 'B'];
+    const projection = path.split('.').at(-1)!;
+    adapted.add(projection);
+    if (!targetModules.some((target) => target === projection))
+      problems.push(`"${name}" is there, but target_modules is ${targetModules.join(', ')}`);
     const other = loraName(path, half === 'A' ? 'B' : 'A');
     if (!found.has(other)) problems.push(`"${name}" has no "${other}"`);
-    if (tensor.dims[half === 'A' ? 0 : 1] !== rank)
+    if (tensor.dims.length !== 2 || tensor.dims[half === 'A' ? 0 : 1] !== rank)
       problems.push(`"${name}" is [${tensor.dims}], r is ${rank}`);
     tensors.set(name, tensor);
   }
+  for (const target of targetModules)
+    if (!adapted.has(target)) problems.push(`target_modules has ${target}, but there is no tensor of it`);
   if (problems.length > 0) throw new Error(`adapter: ${directory}:\n  ${problems.join('\n  ')}`);
   return { config: { rank, alpha, dropout, targetModules }, tensors };
 }

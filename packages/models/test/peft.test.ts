@@ -126,6 +126,11 @@ describe('refused', () => {
     [{ rank_pattern: { q_proj: 2 } }, '→ at rank_pattern'],
     [{ alpha_pattern: { q_proj: 2 } }, '→ at alpha_pattern'],
     [{ bias: 'all' }, '→ at bias'],
+    [{ init_lora_weights: 'pissa' }, 'adapters that change the base weights (PiSSA'],
+    [{ kasa_config: { beta: 1 } }, 'KaSA is not supported'],
+    [{ layers_to_transform: [0] }, '→ at layers_to_transform'],
+    [{ exclude_modules: ['v_proj'] }, '→ at exclude_modules'],
+    [{ lora_dropout: 1 }, '→ at lora_dropout'],
     [{ fan_in_fan_out: true }, '→ at fan_in_fan_out'],
     [{ target_modules: ['lm_head'] }, '→ at target_modules'],
     [{ target_modules: 'all-linear' }, 'q_proj, k_proj, v_proj'],
@@ -141,6 +146,13 @@ describe('refused', () => {
 
   test('a rank that its tensors do not have', async () => {
     await expect(readAdapter(changed({ r: 3 }))).rejects.toThrow(/lora_A.weight" is \[4,32\], r is 3/);
+  });
+
+  test('modules without tensors, and tensors of other modules', async () => {
+    const more = readAdapter(changed({ target_modules: ['q_proj', 'v_proj', 'k_proj'] }));
+    await expect(more).rejects.toThrow('target_modules has k_proj, but there is no tensor of it');
+    const fewer = readAdapter(changed({ target_modules: ['q_proj'] }));
+    await expect(fewer).rejects.toThrow(/v_proj.lora_A.weight" is there, but target_modules is q_proj/);
   });
 
   test('a half without the other, and what is no LoRA tensor', async () => {
