@@ -2,6 +2,7 @@
 import { copyFile, mkdir, readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Checkpoint } from './checkpoint/checkpoint.ts';
+import type { LlamaConfig } from './checkpoint/config.ts';
 import { readTensor, writeSafetensorsStream } from './checkpoint/safetensors.ts';
 import type { Adapter } from './language-model.ts';
 import { adaptedProjections, loraName } from './lora.ts';
@@ -30,6 +31,7 @@ async function writeMerged(
   sign: 1 | -1,
   directory: string,
 ): Promise<void> {
+  assertMadeFor(config, adapter);
   await mkdir(directory, { recursive: true });
   for (const name of await readdir(source))
     if (name.endsWith('.json') && !name.startsWith('model.safetensors'))
@@ -54,4 +56,24 @@ async function writeMerged(
       }
     return data;
   });
+}
+
+/** @throws listing every tensor of the adapter that the base model does not fit. */
+function assertMadeFor(config: LlamaConfig, { config: lora, tensors }: Adapter): void {
+  const problems: string[] = [];
+  const projections = adaptedProjections(config, lora);
+  for (const [path, [out, in_]] of projections)
+    for (const [half, dims] of [
+      ['A', [lora.rank, in_]],
+      ['B', [out, lora.rank]],
+    ] as const) {
+      const name = loraName(path, half);
+      const found = tensors.get(name)?.dims;
+      if (found?.join() !== dims.join())
+        problems.push(`"${name}" is ${found ? `[${found}]` : 'missing'}, the base model needs [${dims}]`);
+    }
+  if (tensors.size > 2 * projections.size)
+    problems.push(`the adapter has ${tensors.size} tensors, the base model takes ${2 * projections.size}`);
+  if (problems.length > 0)
+    throw new Error(`adapter: it was made for another base model:\n  ${problems.join('\n  ')}`);
 }

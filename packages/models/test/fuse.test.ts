@@ -1,5 +1,5 @@
 // An adapter in the weights computes what it computes beside them, and comes out again.
-import { cpSync, readFileSync } from 'node:fs';
+import { cpSync, existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { type Float32Tensor, nodeRuntime } from '@fellrec/graph';
 import { expect, test } from 'vitest';
@@ -59,4 +59,14 @@ test('configuration and tokenizer come along, an index of shards does not', asyn
   for (const name of ['config.json', 'tokenizer.json'])
     expect(readFileSync(join(target, name))).toEqual(readFileSync(join(source, name)));
   expect(() => readFileSync(join(target, 'model.safetensors.index.json'))).toThrow('ENOENT');
+});
+
+test('an adapter made for another base is refused, and nothing is written', async () => {
+  const adapter = await readAdapter(join(fixture('llama-gqa-tied'), 'adapter'));
+  const other = await openCheckpoint(fixture('llama-rope3'), { cacheDir });
+  const output = join(folder, 'refused');
+  await expect(fuseAdapter(other, adapter, output)).rejects.toThrow(
+    /made for another base model:\n.*16 tensors.* 8/s,
+  );
+  expect(existsSync(output)).toBe(false);
 });
