@@ -26,9 +26,6 @@ export interface TrainResult {
   readonly parameters: NamedTensors;
   /** Mean over all samples of all epochs. */
   readonly loss: number;
-  readonly steps: number;
-  /** Share of the computed tokens that are not padding. */
-  readonly fill: number;
 }
 
 export interface Recommendation {

@@ -73,7 +73,6 @@ export function bigrec(options: BigrecOptions): Recommender {
     let state = optimizer.init(parameters);
     let step = 0;
     let weightedLoss = 0;
-    const tokens = { real: 0, padded: 0 };
     for (let epoch = 0; epoch < o.epochs; epoch++)
       for (const batch of batches(sequences, o.batchSize, [...o.stream, 'order', epoch])) {
         const dropoutSeed = [...o.stream, 'dropout', step] as const;
@@ -88,17 +87,10 @@ export function bigrec(options: BigrecOptions): Recommender {
         const rate = o.learningRate * linearSchedule(step, steps, o.warmupSteps);
         ({ parameters, state } = optimizer.update(parameters, found.gradients, state, rate));
         weightedLoss += found.loss * batch.length;
-        tokens.real += found.tokens.real;
-        tokens.padded += found.tokens.padded;
         step++;
         o.onStep?.({ step, steps, loss: found.loss });
       }
-    return {
-      parameters,
-      loss: weightedLoss / (o.epochs * samples.length),
-      steps,
-      fill: tokens.real / tokens.padded,
-    };
+    return { parameters, loss: weightedLoss / (o.epochs * samples.length) };
   }
 
   async function recommend(
