@@ -1,8 +1,9 @@
 // An adapter merged into its base weights, W + (alpha / r) B A, as a checkpoint of its own; and taken out again.
-import { copyFile, mkdir, readdir } from 'node:fs/promises';
+import { copyFile, mkdir, readdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Checkpoint } from './checkpoint/checkpoint.ts';
-import type { LlamaConfig } from './checkpoint/config.ts';
+import { configJson, type LlamaConfig } from './checkpoint/config.ts';
+import { readJsonObject } from './checkpoint/json.ts';
 import { readTensor, writeSafetensorsStream } from './checkpoint/safetensors.ts';
 import type { Adapter } from './language-model.ts';
 import { adaptedProjections, loraName } from './lora.ts';
@@ -33,9 +34,16 @@ async function writeMerged(
 ): Promise<void> {
   assertMadeFor(config, adapter);
   await mkdir(directory, { recursive: true });
-  for (const name of await readdir(source))
+  const names = await readdir(source);
+  for (const name of names)
     if (name.endsWith('.json') && !name.startsWith('model.safetensors'))
       await copyFile(join(source, name), join(directory, name));
+  // A GGUF file carries its own configuration; a config.json beside it may be missing, or hold only a part.
+  if (!names.some((name) => name.startsWith('model.safetensors'))) {
+    const beside = names.includes('config.json') ? await readJsonObject(join(source, 'config.json')) : {};
+    const whole = { ...configJson(config), ...beside };
+    await writeFile(join(directory, 'config.json'), `${JSON.stringify(whole, undefined, 2)}\n`);
+  }
   const adapted = new Map(
     [...adaptedProjections(config, adapter.config).keys()].map((path) => [`model.${path}.weight`, path]),
   );

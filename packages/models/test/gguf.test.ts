@@ -5,7 +5,9 @@ import { type Float32Tensor, nodeRuntime } from '@fellrec/graph';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { openCheckpoint } from '../src/checkpoint/checkpoint.ts';
 import { readSafetensors, readTensor } from '../src/checkpoint/safetensors.ts';
+import { fuseAdapter } from '../src/fuse.ts';
 import { languageModel } from '../src/language-model.ts';
+import { readAdapter } from '../src/peft.ts';
 import { writeFolder } from './checkpoint-files.ts';
 import { encode, type GgufMetadata, type GgufTensor, ggufFile, interleaveRows } from './gguf-file.ts';
 import { largestDifference } from './numbers.ts';
@@ -89,6 +91,16 @@ test('configuration and weights are those of the safetensors', async () => {
   expect(largestDifference(await logits(written(ggufFile(metadata, tensors()))), await logits(source))).toBe(
     0,
   );
+});
+
+test('without a config.json beside it, it is fused into a folder that opens', async () => {
+  const adapter = await readAdapter(join(source, 'adapter'));
+  const found = await opening(ggufFile(metadata, tensors()));
+  const [fused, expected] = [join(folder, 'fused-gguf'), join(folder, 'fused-safetensors')];
+  await fuseAdapter(found, adapter, fused);
+  await fuseAdapter(await openCheckpoint(source, { cacheDir }), adapter, expected);
+  expect((await openCheckpoint(fused, { cacheDir })).config).toEqual(found.config);
+  expect(largestDifference(await logits(fused), await logits(expected))).toBe(0);
 });
 
 test('rows of queries and keys that are not interleaved give other logits', async () => {

@@ -122,3 +122,35 @@ export function parseConfig(json: unknown, source: string): LlamaConfig {
     eosIds: c.eos_token_id == null ? [] : [c.eos_token_id].flat(),
   };
 }
+
+/** The inverse of `parseConfig`: what Hugging Face's config.json says of a model. */
+export function configJson(config: LlamaConfig): Record<string, unknown> {
+  const { ropeScaling: scaling } = config;
+  return {
+    architectures: ['LlamaForCausalLM'],
+    model_type: 'llama',
+    vocab_size: config.vocabularySize,
+    hidden_size: config.hiddenSize,
+    intermediate_size: config.intermediateSize,
+    num_hidden_layers: config.layerCount,
+    num_attention_heads: config.headCount,
+    num_key_value_heads: config.keyValueHeadCount,
+    head_dim: config.headDim,
+    max_position_embeddings: config.contextLength,
+    rms_norm_eps: config.normEpsilon,
+    rope_theta: config.ropeTheta,
+    ...(scaling && {
+      rope_scaling: {
+        rope_type: 'llama3',
+        factor: scaling.factor,
+        low_freq_factor: scaling.lowFrequencyFactor,
+        high_freq_factor: scaling.highFrequencyFactor,
+        original_max_position_embeddings: scaling.originalMaxPositions,
+      },
+    }),
+    tie_word_embeddings: config.tied,
+    ...(config.bosId !== undefined && { bos_token_id: config.bosId }),
+    eos_token_id: config.eosIds.length > 1 ? config.eosIds : (config.eosIds[0] ?? null),
+    hidden_act: 'silu',
+  };
+}
