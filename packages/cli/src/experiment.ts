@@ -26,6 +26,8 @@ export interface ClientData {
   readonly train: readonly Sample[];
   readonly validation: readonly Sample[];
   readonly test: readonly Sample[];
+  /** Training samples whose oldest history is dropped to fit the context. */
+  readonly truncated: number;
 }
 
 export interface Experiment {
@@ -69,7 +71,7 @@ export async function openExperiment(
     config,
     dataset,
     partition: parted,
-    clients: clientData(config, dataset, parted),
+    clients: clientData(config, dataset, parted, recommender),
     recommender,
     modelHash: checkpoint.hash,
   };
@@ -98,7 +100,12 @@ function partitionOptions(
 }
 
 /** Samples are drawn over all users, then go to the clients of their users. */
-function clientData({ data, seed }: Config, { users }: Dataset, { clients }: Partition): ClientData[] {
+function clientData(
+  { data, seed }: Config,
+  { users }: Dataset,
+  { clients }: Partition,
+  recommender: Recommender,
+): ClientData[] {
   const drawn = {
     train: subset(users.flatMap(trainingSamples), data.trainSamples, seed, 'train'),
     validation: subset(users.flatMap(validationSamples), data.validationSamples, seed, 'validation'),
@@ -119,6 +126,7 @@ function clientData({ data, seed }: Config, { users }: Dataset, { clients }: Par
     train: grouped.train.get(name) ?? [],
     validation: grouped.validation.get(name) ?? [],
     test: grouped.test.get(name) ?? [],
+    truncated: recommender.truncated(grouped.train.get(name) ?? []),
   }));
 }
 

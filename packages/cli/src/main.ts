@@ -1,5 +1,5 @@
 // The command line. Commands are loaded when they run, so that help is quick.
-import { Command, CommanderError } from 'commander';
+import { Command, CommanderError, InvalidArgumentError } from 'commander';
 import { exitCodes } from './exit-codes.ts';
 
 const json = ['--json', 'print the result as JSON'] as const;
@@ -118,14 +118,12 @@ export function program(): Command {
 
 function positive(text: string): number {
   const number = whole(text);
-  if (number === 0)
-    throw new CommanderError(exitCodes.usage, 'fellrec.number', `error: ${text} is not above 0`);
+  if (number === 0) throw new InvalidArgumentError(`${text} is not above 0.`);
   return number;
 }
 
 function whole(text: string): number {
-  if (!/^\d{1,9}$/.test(text))
-    throw new CommanderError(exitCodes.usage, 'fellrec.number', `error: "${text}" is not a whole number`);
+  if (!/^\d{1,9}$/.test(text)) throw new InvalidArgumentError(`"${text}" is not a whole number.`);
   return Number(text);
 }
 
@@ -136,13 +134,9 @@ export async function main(argv: readonly string[]): Promise<number> {
     await root.parseAsync([...argv], { from: 'user' });
     return Number(process.exitCode ?? exitCodes.done);
   } catch (error) {
-    if (error instanceof CommanderError) {
-      if (error.code === 'fellrec.number') process.stderr.write(`${error.message}\n`);
-      return error.exitCode === 0 ? exitCodes.done : exitCodes.usage;
-    }
+    if (error instanceof CommanderError) return error.exitCode === 0 ? exitCodes.done : exitCodes.usage;
     const { ConfigError } = await import('./config.ts');
     process.stderr.write(`fellrec: ${(error as Error).message}\n`);
-    if (process.env.FELLREC_DEBUG) process.stderr.write(`${(error as Error).stack}\n`);
     return error instanceof ConfigError ? exitCodes.usage : exitCodes.failed;
   }
 }

@@ -128,7 +128,7 @@ async function evaluateRun(
   let truncatedTests = 0;
   const results: ClientResult[] = [];
   const perClient = new Map<string, Metrics>();
-  for (const { name, users: own, train: samples, test } of clients) {
+  for (const { name, users: own, train: samples, test, truncated } of clients) {
     const best = await store.best(name);
     const before = users.length;
     const parameters = best?.parameters ?? recommender.initialParameters(config.seed);
@@ -151,7 +151,7 @@ async function evaluateRun(
       testUsers: test.length,
       ...(losses.length > 0 && { firstLoss: losses[0]!, lastLoss: losses.at(-1)! }),
       ...(best && { bestRound: best.round + 1 }),
-      truncated: recommender.truncated(samples),
+      truncated,
       metrics,
     });
   }

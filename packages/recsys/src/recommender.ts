@@ -47,7 +47,7 @@ export interface Recommender {
   initialParameters(seed: number): NamedTensors;
   /** @throws on a loss that is no number, naming the step. */
   train(samples: readonly Sample[], parameters: NamedTensors, options: TrainOptions): Promise<TrainResult>;
-  /** How many training samples lose their oldest history to fit the context. */
+  /** How many training samples lose their oldest history to fit the context. @throws if one does not fit without any. */
   truncated(samples: readonly Sample[]): number;
   /** Mean validation loss, without dropout. */
   loss(samples: readonly Sample[], parameters: NamedTensors): Promise<number>;

@@ -54,6 +54,8 @@ export function bigrec(options: BigrecOptions): Recommender {
     maxTokens: Math.min(options.maxTokens, config.contextLength),
     eosIds: config.eosIds,
   };
+  // Refuses a context too short for any prompt before anything is computed.
+  promptTokens([], maxNewTokens, text);
   const adapter = (tensors: NamedTensors): Adapter => ({ config: lora, tensors });
   let vectors: Promise<Float32Array[]> | undefined;
   const titles = () => {
