@@ -130,7 +130,7 @@ test('a loss that is no number stops the run and names client, round and step', 
   const wild = await place.config({ ...settings, training: { learningRate: 1e30 } });
   const { code, stdout, stderr } = await fellrec('train', '-c', wild, '--resume');
   expect(stderr).toMatch(
-    /fellrec: round 1, client-0: training failed: .*loss is NaN at step 2 of \d+; lower the learning rate\n$/,
+    /fellrec: round 2, client-0: training failed: .*loss is NaN at step 2 of \d+; lower the learning rate\n$/,
   );
   expect({ code, stdout }).toEqual({ code: 1, stdout: '' });
   const after = await filesOf(place.run('lost'));

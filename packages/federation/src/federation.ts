@@ -86,7 +86,7 @@ async function* runRound(
       { owner: `${client} before training`, tensors: start },
       { owner: client, tensors: parameters },
     ]),
-    `round ${round}`,
+    `round ${round + 1}`,
   );
   const mixing = strategy.mix(updates, round);
   assertRowStochastic(mixing.matrix, clients.length, strategy.name);
@@ -143,7 +143,7 @@ async function* trainClient(
   round: number,
 ): AsyncGenerator<FederationEvent, Update> {
   const reports = observe((onProgress) => client.train(start, { round, onProgress }));
-  const place = `round ${round}, ${client.name}`;
+  const place = `round ${round + 1}, ${client.name}`;
   let update: Update;
   try {
     for (;;) {
@@ -167,7 +167,7 @@ async function* trainClient(
 }
 
 async function evaluateClient(client: Client, parameters: NamedTensors, round: number): Promise<Evaluation> {
-  const place = `round ${round}, ${client.name}`;
+  const place = `round ${round + 1}, ${client.name}`;
   const evaluation = await client.evaluate(parameters, { round }).catch((cause: unknown) => {
     throw new Error(`${place}: evaluation failed: ${messageOf(cause)}`, { cause });
   });

@@ -198,23 +198,23 @@ describe('what goes wrong names client and round', () => {
 
   it('a loss that is no number', async () => {
     await fails(inRoundOne((update) => ({ ...update, loss: Number.NaN }))).toThrow(
-      'round 1, bad: the training loss is NaN',
+      'round 2, bad: the training loss is NaN',
     );
     await fails(inRoundOne((update) => ({ ...update, loss: Number.POSITIVE_INFINITY }))).toThrow(
-      'round 1, bad: the training loss is Infinity',
+      'round 2, bad: the training loss is Infinity',
     );
   });
 
   it('parameters that are no numbers', async () => {
     for (const value of [Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY])
       await fails(inRoundOne((update) => ({ ...update, parameters: tensors({ x: [0, value] }) }))).toThrow(
-        'round 1, bad: NaN or infinity in 1 of 1 tensors: x',
+        'round 2, bad: NaN or infinity in 1 of 1 tensors: x',
       );
   });
 
   it('a validation loss that is no number', async () => {
     await fails({ ...good, name: 'bad', evaluate: async () => ({ loss: Number.NaN, samples: 3 }) }).toThrow(
-      'round 0, bad: the validation loss is NaN',
+      'round 1, bad: the validation loss is NaN',
     );
   });
 
@@ -222,7 +222,7 @@ describe('what goes wrong names client and round', () => {
     const cause = new Error('out of memory');
     const run = all({ ...defaults, clients: [failing(() => Promise.reject(cause))] });
     await expect(run).rejects.toMatchObject({
-      message: 'round 0, bad: training failed: out of memory',
+      message: 'round 1, bad: training failed: out of memory',
       cause,
     });
   });
@@ -230,7 +230,7 @@ describe('what goes wrong names client and round', () => {
   it('other tensors than the others have, all at once', async () => {
     const other = tensors({ x: [1, 2, 3], z: [1] });
     const run = fails(inRoundOne((update) => ({ ...update, parameters: other })));
-    await run.toThrow(/round 1: .*\n {2}"x" of bad is \[3\], not \[2\]\n {2}bad has a "z"$/);
+    await run.toThrow(/round 2: .*\n {2}"x" of bad is \[3\], not \[2\]\n {2}bad has a "z"$/);
   });
 
   it('two clients of one name, or none that trains', async () => {

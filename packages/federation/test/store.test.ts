@@ -178,7 +178,7 @@ describe('a full disk', () => {
       },
     };
     const store = await createRun(directory, contents, small);
-    await expect(train(store, 4)).rejects.toThrow(/cannot write round 2 in .*: no space is left.*--resume/);
+    await expect(train(store, 4)).rejects.toThrow(/cannot write round 3 in .*: no space is left.*--resume/);
     expect(await readdir(join(directory, 'rounds'))).toEqual(['0000', '0001']);
     await store.close();
 

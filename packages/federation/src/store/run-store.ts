@@ -189,7 +189,7 @@ async function openLocked(
     clients: () => clients,
     record: (event) =>
       event.type === 'round-finished'
-        ? writing(directory, `write round ${event.round}`, () => finishRound(event))
+        ? writing(directory, `write round ${event.round + 1}`, () => finishRound(event))
         : writing(directory, 'write events.jsonl', () => events.append(event)),
     async state() {
       const last = (await history()).at(-1);
