@@ -8,11 +8,12 @@ import {
   gather,
   keep,
   matmul,
+  minusOneHot,
   mul,
   neg,
   offsets,
-  oneHot,
   pad,
+  quantizedLinear,
   reshape,
   rmsInverse,
   scalar,
@@ -79,9 +80,12 @@ const gradientRules: { readonly [K in OperationKind]: GradientRule<K> } = {
     ];
   },
   crossEntropy: ({ inputs: [logits, labels], dy }) => [
-    mul(sub(softmax(logits!), oneHot(labels!, lastSize(logits!))), reshape(dy, [dy.shape[0]!, 1])),
+    mul(minusOneHot(softmax(logits!), labels!), reshape(dy, [dy.shape[0]!, 1])),
   ],
-  oneHot: none,
+  minusOneHot: ({ dy }) => [dy],
+  quantizedLinear: ({ operation: { forward, backward }, inputs: [, weight], dy }) => [
+    backward ? quantizedLinear(dy, { forward: backward, backward: forward, terms: 1 }) : matmul(dy, weight!),
+  ],
   sum: ({ inputs: [x], dy }) => [expand(dy, x!.shape)],
   expand: ({ inputs: [x], dy }) => [sumTo(dy, x!.shape)],
   reshape: ({ inputs: [x], dy }) => [reshape(dy, x!.shape)],
@@ -116,6 +120,18 @@ export interface Seed {
  * @throws if a value of `wrt` has no influence on the seeds.
  */
 export function gradients(loss: Value | readonly Seed[], wrt: readonly Value[]): Value[] {
+  return partialGradients(loss, wrt).map((gradient, i) => {
+    if (!gradient)
+      throw new Error(`graph: value ${i} of wrt (${describe(wrt[i]!)}) has no influence on the loss`);
+    return gradient;
+  });
+}
+
+/** As `gradients`; undefined for a value of `wrt` without influence. */
+export function partialGradients(
+  loss: Value | readonly Seed[],
+  wrt: readonly Value[],
+): (Value | undefined)[] {
   const seeds = 'operation' in loss ? [{ value: loss, gradient: scalar(1) }] : loss;
   const { order, canonical } = topological([...wrt, ...seeds.map((seed) => seed.value)]);
   const targets = new Set(wrt.map((target) => canonical.get(target)!));
@@ -143,12 +159,7 @@ export function gradients(loss: Value | readonly Seed[], wrt: readonly Value[]):
       if (found[i] && influenced.has(input)) accumulate(input, found[i]);
     });
   }
-  return wrt.map((target, i) => {
-    const gradient = byValue.get(canonical.get(target)!);
-    if (!gradient)
-      throw new Error(`graph: value ${i} of wrt (${describe(target)}) has no influence on the loss`);
-    return gradient;
-  });
+  return wrt.map((target) => byValue.get(canonical.get(target)!));
 }
 
 function lastSize(x: Value): number {

@@ -1,5 +1,5 @@
 export { type Dim, plus, type Shape, times } from './dim.ts';
-export { gradients, type Seed } from './gradients.ts';
+export { gradients, partialGradients, type Seed } from './gradients.ts';
 export * from './operations.ts';
 export { type AdamWOptions, type AdamWState, adamW, globalNorm, type Optimizer } from './optimizers/adamw.ts';
 export { linearSchedule } from './optimizers/schedule.ts';
@@ -20,4 +20,4 @@ export {
   type Tensor,
   zeros,
 } from './tensor.ts';
-export type { Value, ValueType } from './value.ts';
+export type { QuantizedMatrix, Value, ValueType } from './value.ts';

@@ -1,12 +1,12 @@
 // The operations as functions of values: what models are written with.
 import { type Dim, plus, type Shape, sameShape, times } from './dim.ts';
 import { float32, type StoredTensor, type Tensor } from './tensor.ts';
-import { type Value, type ValueType, value } from './value.ts';
+import { type QuantizedMatrix, type Value, type ValueType, value } from './value.ts';
 
 /** A value fed when the program runs. Named sizes of its shape are bound by what is fed. */
 export const input = (name: string, dtype: ValueType, shape: Shape): Value =>
   value({ kind: 'input', name, dtype, shape });
-/** A frozen tensor that lies in a file; float16 and bfloat16 are widened to float32. */
+/** A frozen tensor that lies in a file; narrower types are widened to float32. */
 export const weight = (name: string, stored: StoredTensor): Value => value({ kind: 'weight', name, stored });
 /** A small tensor that is part of the graph. */
 export const constant = (tensor: Tensor): Value => value({ kind: 'constant', tensor });
@@ -37,6 +37,18 @@ export const matmul = (
 /** x W^T: [n, in] and weights [out, in] to [n, out], the layout of checkpoints. */
 export const linear = (x: Value, weights: Value): Value => matmul(x, weights, { transposeB: true });
 
+/**
+ * x W^T with a frozen W [out, in] as 8-bit integers. `forward` is its transpose [in, out], scaled by output; the gradient
+ * goes through `backward`, W itself scaled by input, or through a float32 W.
+ */
+export const quantizedLinear = (
+  x: Value,
+  { forward, backward, terms }: { forward: QuantizedMatrix; backward: QuantizedMatrix | Value; terms: 1 | 2 },
+): Value =>
+  'operation' in backward
+    ? value({ kind: 'quantizedLinear', terms, forward }, x, backward)
+    : value({ kind: 'quantizedLinear', terms, forward, backward }, x);
+
 export const softmax = (x: Value): Value => value({ kind: 'softmax' }, x);
 export const logSoftmax = (x: Value): Value => value({ kind: 'logSoftmax' }, x);
 export const rmsInverse = (x: Value, epsilon: number): Value => value({ kind: 'rmsInverse', epsilon }, x);
@@ -46,7 +58,8 @@ export const rmsNorm = (x: Value, weights: Value, epsilon: number): Value =>
 /** -log softmax(logits)[label]: ([n, classes], int64 [n]) -> [n]. */
 export const crossEntropy = (logits: Value, labels: Value): Value =>
   value({ kind: 'crossEntropy' }, logits, labels);
-export const oneHot = (labels: Value, classes: number): Value => value({ kind: 'oneHot', classes }, labels);
+/** x - oneHot(labels): ([n, classes], int64 [n]) -> [n, classes]. */
+export const minusOneHot = (x: Value, labels: Value): Value => value({ kind: 'minusOneHot' }, x, labels);
 
 /** Sum over axes, which stay with size 1. */
 export const sum = (x: Value, axes: readonly number[]): Value =>
@@ -77,7 +90,7 @@ export const pad = (x: Value, axis: number, before: Dim, size: Dim): Value =>
 export const gather = (x: Value, indices: Value): Value => value({ kind: 'gather' }, x, indices);
 export const scatter = (x: Value, indices: Value, rows: Dim): Value =>
   value({ kind: 'scatter', rows }, x, indices);
-/** Rotary position embedding (arXiv 2104.09864) in the half-split layout. */
+/** Rotary position embedding (arXiv 2104.09864) in the half-split layout: x [n, heads * d], positions [n]. */
 export const rotary = (x: Value, positions: Value, cos: Value, sin: Value): Value =>
   value({ kind: 'rotary', inverse: false }, x, positions, cos, sin);
 

@@ -68,9 +68,28 @@ export const shapeRules: { readonly [K in OperationKind]: ShapeRule<K> } = {
     expect(fits, 'crossEntropy', [logits!, labels!], 'logits [n, classes] and int64 labels [n]');
     return { dtype: 'float32', shape: labels!.shape };
   },
-  oneHot: ({ classes }, [labels]) => {
-    expect(labels!.dtype === 'int64', 'oneHot', [labels!], 'int64 labels');
-    return { dtype: 'float32', shape: [...labels!.shape, classes] };
+  minusOneHot: (_, [x, labels]) => {
+    const fits =
+      x!.dtype === 'float32' &&
+      x!.shape.length === 2 &&
+      labels!.dtype === 'int64' &&
+      sameShape(labels!.shape, [x!.shape[0]!]);
+    expect(fits, 'minusOneHot', [x!, labels!], 'x [n, classes] and int64 labels [n]');
+    return { dtype: 'float32', shape: x!.shape };
+  },
+  quantizedLinear: ({ forward, backward }, [x, weight]) => {
+    expectFloat('quantizedLinear', x!);
+    const [rows, columns] = forward.values.dims as readonly [number, number];
+    const transposed = backward?.values.dims ?? weight?.shape;
+    const fits =
+      x!.shape.length === 2 && x!.shape[1] === rows && sameShape(transposed ?? [], [columns, rows]);
+    expect(
+      fits,
+      'quantizedLinear',
+      [x!],
+      `x [n, ${rows}], and ${forward.name} [${rows}, ${columns}] with its transpose for the gradient`,
+    );
+    return { dtype: 'float32', shape: [x!.shape[0]!, columns] };
   },
   sum: ({ axes }, [x]) => {
     expectFloat('sum', x!);
@@ -145,20 +164,17 @@ export const shapeRules: { readonly [K in OperationKind]: ShapeRule<K> } = {
     return { dtype: 'float32', shape: [rows, ...x!.shape.slice(1)] };
   },
   rotary: (_, [x, positions, cos, sin]) => {
-    const [batch, , time, d] = x!.shape;
+    const [n, width] = x!.shape;
+    const half = cos!.shape[1];
     const fits =
-      x!.shape.length === 4 &&
+      x!.shape.length === 2 &&
       positions!.dtype === 'int64' &&
-      sameShape(positions!.shape, [batch!, time!]) &&
-      typeof d === 'number' &&
-      cos!.shape[1] === d / 2 &&
+      sameShape(positions!.shape, [n!]) &&
+      typeof width === 'number' &&
+      typeof half === 'number' &&
+      width % (2 * half) === 0 &&
       sameShape(cos!.shape, sin!.shape);
-    expect(
-      fits,
-      'rotary',
-      [x!, positions!, cos!, sin!],
-      'x [batch, heads, time, d], positions [batch, time], tables [n, d/2]',
-    );
+    expect(fits, 'rotary', [x!, positions!, cos!, sin!], 'x [n, heads * d], positions [n], tables [m, d/2]');
     return { dtype: 'float32', shape: x!.shape };
   },
 };

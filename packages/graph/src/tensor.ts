@@ -24,7 +24,7 @@ export type NamedTensors = ReadonlyMap<string, Float32Tensor>;
 
 /** Where a frozen tensor's bytes lie: a range of a file, little-endian, row-major. Never read into the process as a whole. */
 export interface StoredTensor {
-  readonly dtype: 'float32' | 'float16' | 'bfloat16';
+  readonly dtype: 'float32' | 'float16' | 'bfloat16' | 'int8';
   readonly dims: readonly number[];
   /** Absolute path. */
   readonly file: string;

@@ -30,8 +30,19 @@ export type Operation =
   | { readonly kind: 'rmsNorm'; readonly epsilon: number }
   /** -log softmax(logits)[label] per row: ([n, classes], int64 [n]) -> [n]. */
   | { readonly kind: 'crossEntropy' }
-  /** int64 [n] -> [n, classes]. */
-  | { readonly kind: 'oneHot'; readonly classes: number }
+  /** x - oneHot(labels): ([n, classes], int64 [n]) -> [n, classes]. */
+  | Plain<'minusOneHot'>
+  /**
+   * x W^T of a frozen matrix W [out, in] held as 8-bit integers: [n, in] -> [n, out]. x is rounded to 8 bits: with one
+   * term every row by its own largest magnitude; with two, the rounding's remainder too. The gradient passes straight
+   * through the rounding of x, by \`backward\` or, without it, by a float32 W, the second input.
+   */
+  | {
+      readonly kind: 'quantizedLinear';
+      readonly terms: 1 | 2;
+      readonly forward: QuantizedMatrix;
+      readonly backward?: QuantizedMatrix;
+    }
   // reductions and form
   | { readonly kind: 'sum'; readonly axes: readonly number[] }
   | { readonly kind: 'expand'; readonly shape: Shape }
@@ -47,10 +58,19 @@ export type Operation =
   /** The sum of rows that go to the same place, 0 elsewhere: the transpose of `gather`. */
   | { readonly kind: 'scatter'; readonly rows: Dim }
   /**
-   * Rotary position embedding in the half-split layout of Hugging Face: ([batch, heads, time, d], int64 positions
-   * [batch, time], cos [table, d/2], sin [table, d/2]); `inverse` turns the other way.
+   * Rotary position embedding in the half-split layout of Hugging Face: ([n, heads * d], int64 positions [n],
+   * cos [table, d/2], sin [table, d/2]); `inverse` turns the other way.
    */
   | { readonly kind: 'rotary'; readonly inverse: boolean };
+
+/** A matrix as 8-bit integers with one scale a column: values * scales, ready to be multiplied from the right. */
+export interface QuantizedMatrix {
+  readonly name: string;
+  /** int8 [rows, columns]. */
+  readonly values: StoredTensor;
+  /** float32 [columns]. */
+  readonly scales: StoredTensor;
+}
 
 export type OperationKind = Operation['kind'];
 export type OperationOf<K extends OperationKind> = Extract<Operation, { readonly kind: K }>;

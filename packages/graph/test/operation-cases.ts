@@ -127,21 +127,38 @@ const matmulCase = (lead: Shape, transposeA: boolean, transposeB: boolean): Case
 
 const rotaryCase = (inverse: boolean): Case => ({
   inputs: [
-    fed('batch', 2, 'time', 4),
-    { shape: ['batch', 'time'], values: { below: 5 } },
+    fed('n', 8),
+    { shape: ['n'], values: { below: 5 } },
     { shape: [5, 2], frozen: true },
     { shape: [5, 2], frozen: true },
   ],
   build: (a, positions, cos, sin) => value({ kind: 'rotary', inverse }, a, positions, cos, sin),
-  shape: ['batch', 2, 'time', 4],
+  shape: ['n', 8],
   formula: (a, positions, cos, sin) =>
-    tabulate(a.dims, (b, h, t, j) => {
-      const [position, i] = [at(positions, b!, t!), j! % 2];
+    tabulate(a.dims, (t, column) => {
+      const [head, j] = [column! - (column! % 4), column! % 4];
+      const [position, i] = [at(positions, t!), j % 2];
       const s = at(sin, position, i) * (inverse ? -1 : 1);
-      const partner = j! < 2 ? -at(a, b!, h!, t!, i + 2) : at(a, b!, h!, t!, i);
-      return at(a, b!, h!, t!, j!) * at(cos, position, i) + partner * s;
+      const partner = j < 2 ? -at(a, t!, head + i + 2) : at(a, t!, head + i);
+      return at(a, t!, column!) * at(cos, position, i) + partner * s;
     }),
 });
+
+const eightBits = (rows: number, columns: number) => {
+  const stored = (dtype: 'int8' | 'float32', ...dims: number[]) => ({
+    dtype,
+    dims,
+    file,
+    byteOffset: 0,
+    byteLength: 0,
+  });
+  const matrix = (name: string, ...dims: [number, number]) => ({
+    name,
+    values: stored('int8', ...dims),
+    scales: stored('float32', dims[1]),
+  });
+  return { forward: matrix('w', rows, columns), backward: matrix('wT', columns, rows), terms: 1 as const };
+};
 
 export const operations: { readonly [K in OperationKind]: Checks } = {
   input: {
@@ -319,16 +336,29 @@ export const operations: { readonly [K in OperationKind]: Checks } = {
       [/found int64\[n, 5\], int64\[n\]/, () => op.crossEntropy(ids('n', 5), ids('n'))],
     ],
   },
-  oneHot: {
+  minusOneHot: {
     cases: [
       {
-        inputs: [{ shape: ['batch', 'time'], values: { below: 4 } }],
-        build: (labels) => op.oneHot(labels, 4),
-        shape: ['batch', 'time', 4],
-        formula: (labels) => tabulate([...labels.dims, 4], (i, j, k) => Number(at(labels, i!, j!) === k)),
+        inputs: [fed('n', 4), { shape: ['n'], values: { below: 4 } }],
+        build: op.minusOneHot,
+        shape: ['n', 4],
+        formula: (a, labels) => tabulate(a.dims, (i, j) => at(a, i!, j!) - Number(at(labels, i!) === j)),
       },
     ],
-    misfits: [[/int64 labels, found float32\[n\]/, () => op.oneHot(x('n'), 4)]],
+    misfits: [
+      [/x \[n, classes\] and int64 labels \[n\]/, () => op.minusOneHot(x('n', 4), ids('m'))],
+      [/found float32\[n, 4\], float32\[n\]/, () => op.minusOneHot(x('n', 4), x('n'))],
+      [/found float32\[n\], int64\[n\]/, () => op.minusOneHot(x('n'), ids('n'))],
+    ],
+  },
+  // Its rounding has no slope: see quantized-linear.test.ts.
+  quantizedLinear: {
+    cases: [],
+    misfits: [
+      [/x \[n, 3\], and w \[3, 2\] with its transpose/, () => op.quantizedLinear(x('n', 2), eightBits(3, 2))],
+      [/found float32\[n, 2, 3\]/, () => op.quantizedLinear(x('n', 2, 3), eightBits(3, 2))],
+      [/with its transpose/, () => op.quantizedLinear(x('n', 3), { ...eightBits(3, 2), backward: x(3, 2) })],
+    ],
   },
   sum: {
     cases: [
@@ -534,13 +564,13 @@ export const operations: { readonly [K in OperationKind]: Checks } = {
     cases: [rotaryCase(false), rotaryCase(true)],
     misfits: [
       [
-        /x \[batch, heads, time, d\], positions \[batch, time\], tables \[n, d\/2\]/,
-        () => op.rotary(x('batch', 2, 'time', 4), ids('batch', 'time'), x(5, 4), x(5, 4)),
+        /x \[n, heads \* d\], positions \[n\], tables \[m, d\/2\]/,
+        () => op.rotary(x('n', 8), ids('n'), x(5, 3), x(5, 3)),
       ],
-      [/rotary/, () => op.rotary(x('batch', 'time', 4), ids('batch', 'time'), x(5, 2), x(5, 2))],
-      [/rotary/, () => op.rotary(x('batch', 2, 'time', 4), ids('batch', 2), x(5, 2), x(5, 2))],
-      [/rotary/, () => op.rotary(x('batch', 2, 'time', 4), x('batch', 'time'), x(5, 2), x(5, 2))],
-      [/rotary/, () => op.rotary(x('batch', 2, 'time', 4), ids('batch', 'time'), x(5, 2), x(6, 2))],
+      [/rotary/, () => op.rotary(x('n', 2, 4), ids('n'), x(5, 2), x(5, 2))],
+      [/rotary/, () => op.rotary(x('n', 8), ids('m'), x(5, 2), x(5, 2))],
+      [/rotary/, () => op.rotary(x('n', 8), x('n'), x(5, 2), x(5, 2))],
+      [/rotary/, () => op.rotary(x('n', 8), ids('n'), x(5, 2), x(6, 2))],
     ],
   },
 };

@@ -80,15 +80,14 @@ test('a graph prints as text', () => {
     %8 = sum(%7) {axes: 0} : [1]
     %9 = reshape(%8) : []
     %10 = softmax(%5) : [batch, 2]
-    %11 = oneHot(%6) {classes: 2} : [batch, 2]
-    %12 = sub(%10, %11) : [batch, 2]
-    %13 = constant() {1} : []
-    %14 = reshape(%13) : [1]
-    %15 = expand(%14) : [batch]
-    %16 = reshape(%15) : [batch, 1]
-    %17 = mul(%12, %16) : [batch, 2]
-    %18 = matmul(%17, %3) {transposeA} : [2, 3]
-    return loss: %9, gradient: %18
+    %11 = minusOneHot(%10, %6) : [batch, 2]
+    %12 = constant() {1} : []
+    %13 = reshape(%12) : [1]
+    %14 = expand(%13) : [batch]
+    %15 = reshape(%14) : [batch, 1]
+    %16 = mul(%11, %15) : [batch, 2]
+    %17 = matmul(%16, %3) {transposeA} : [2, 3]
+    return loss: %9, gradient: %17
     "
   `);
 });

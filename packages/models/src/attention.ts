@@ -1,8 +1,10 @@
-// The ways a layer's queries read keys and values: within a sequence, and one new token after a shared prompt.
+// The ways a layer's queries read keys and values: within a sequence behind a shared prefix, and one new token after a
+// prompt.
 import {
   add,
   concat,
   type Dim,
+  expand,
   gather,
   matmul,
   reshape,
@@ -14,24 +16,48 @@ import {
 } from '@fellrec/graph';
 import type { Attended } from './layered-model.ts';
 
+export interface SequenceAttention {
+  readonly batch: Dim;
+  readonly time: Dim;
+  readonly headDim: number;
+  /** Added to the scores, [batch, 1, 1, time, prefix + time]. */
+  readonly mask: Value;
+  /** Keys and values that all sequences begin with, [1, KV, prefix, headDim]. */
+  readonly prefix?: { readonly keys: Value; readonly values: Value };
+}
+
 /**
- * Attention of a sequence to itself. `mask` [batch, 1, 1, time, time] is added to the scores.
- * Grouped queries sit on the time axis, so keys and values are never repeated.
+ * Attention of each sequence to the prefix and to itself, [batch * time, heads * headDim], and the keys and values that
+ * it read, [batch, KV, prefix + time, headDim]. Grouped queries sit on the time axis, so keys and values are never
+ * repeated.
  */
-export function selfAttention({ queries, keys, values }: Attended, mask: Value): Value {
-  const [batch, H, time, headDim] = queries.shape as readonly [Dim, number, Dim, number];
-  const KV = keys.shape[1] as number;
+export function selfAttention(
+  attended: Attended,
+  { batch, time, headDim, mask, prefix }: SequenceAttention,
+): { readonly read: Value; readonly keys: Value; readonly values: Value } {
+  const heads = (x: Value) => {
+    const count = (x.shape[1] as number) / headDim;
+    return transpose(reshape(x, [batch, time, count, headDim]), [0, 2, 1, 3]);
+  };
+  const behind = (shared: Value | undefined, own: Value) =>
+    shared ? concat([expand(shared, [batch, ...shared.shape.slice(1)]), own], 2) : own;
+  const keys = behind(prefix?.keys, heads(attended.keys));
+  const values = behind(prefix?.values, heads(attended.values));
+  const queries = heads(attended.queries); // [batch, H, time, headDim]
+  const [H, KV, all] = [queries.shape[1] as number, keys.shape[1] as number, keys.shape[2]!];
   const G = H / KV;
   const grouped = reshape(queries, [batch, KV, times(G, time), headDim]);
-  const scores = reshape(matmul(grouped, keys, { transposeB: true }), [batch, KV, G, time, time]);
-  const weights = reshape(softmax(add(scores, mask)), [batch, KV, times(G, time), time]);
-  return reshape(matmul(weights, values), queries.shape);
+  const scores = reshape(matmul(grouped, keys, { transposeB: true }), [batch, KV, G, time, all]);
+  const weights = reshape(softmax(add(scores, mask)), [batch, KV, times(G, time), all]);
+  const read = reshape(matmul(weights, values), queries.shape);
+  return { read: reshape(transpose(read, [0, 2, 1, 3]), attended.queries.shape), keys, values };
 }
 
 /** Keys and values of the prompts, one a user, and of what each of a user's beams has generated. */
 export interface DecodingCache {
   readonly users: Dim;
   readonly beams: Dim;
+  readonly headDim: number;
   /** [users, KV, prompt, headDim]. */
   readonly promptKeys: Value;
   readonly promptValues: Value;
@@ -46,20 +72,20 @@ export interface DecodingCache {
 
 /**
  * Attention of one new token a beam to its user's prompt, whose keys and values all beams share, and to what the beam
- * has generated. Queries, keys and values are [users * beams, heads, 1, headDim]. Also returns the grown cache.
+ * has generated. Also returns the grown cache.
  */
 export function decodingAttention(
   { queries, keys, values }: Attended,
   cache: DecodingCache,
 ): { readonly read: Value; readonly generatedKeys: Value; readonly generatedValues: Value } {
-  const { users, beams } = cache;
+  const { users, beams, headDim } = cache;
   const rows = queries.shape[0]!;
-  const [H, headDim] = [queries.shape[1] as number, queries.shape[3] as number];
-  const KV = keys.shape[1] as number;
-  const G = H / KV;
+  const KV = (keys.shape[1] as number) / headDim;
+  const G = (queries.shape[1] as number) / headDim / KV;
+  const heads = (x: Value) => reshape(x, [rows, KV, 1, headDim]);
   const prompt = cache.promptKeys.shape[2]!;
-  const generatedKeys = concat([gather(cache.generatedKeys, cache.parents), keys], 2);
-  const generatedValues = concat([gather(cache.generatedValues, cache.parents), values], 2);
+  const generatedKeys = concat([gather(cache.generatedKeys, cache.parents), heads(keys)], 2);
+  const generatedValues = concat([gather(cache.generatedValues, cache.parents), heads(values)], 2);
   const generated = generatedKeys.shape[2]!;
 
   // [users * beams, KV, G, ...] <-> [users, KV, beams * G, ...]

@@ -28,30 +28,60 @@ export interface Tokens {
 export const ignoredLabel = -100;
 /** Below any score, yet finite: a softmax gives these places exactly 0. */
 const masked = -1e9;
+/** Padded lengths are multiples of it. */
 const lengthStep = 16;
 
-/** ids, positions, mask and rotary tables of a batch, as `sequenceContext` of `programs.ts` wants them. */
-export function sequenceFeeds(
+/**
+ * How many tokens all sequences begin with alike, so far as they need computing only once: every sequence keeps a token
+ * of its own, and a token that predicts a label stays with it. 0 for a single sequence, or one padded by the caller.
+ */
+export function sharedPrefix(sequences: readonly (Tokens & Partial<Pick<Sequence, 'labels'>>)[]): number {
+  const [first, ...others] = sequences;
+  if (!first || others.length === 0 || sequences.some(({ attention }) => attention)) return 0;
+  let length = Math.min(
+    ...sequences.map(({ ids, labels }) => {
+      const label = labels?.findIndex((label, t) => t > 0 && label !== ignoredLabel) ?? -1;
+      return (label === -1 ? ids.length : label) - 1;
+    }),
+  );
+  for (const { ids } of others) {
+    let same = 0;
+    while (same < length && ids[same] === first.ids[same]) same++;
+    length = same;
+  }
+  return length;
+}
+
+/** Sequences side by side, padded to `time`, behind `prefix` tokens that are computed elsewhere. */
+export interface Batch {
+  /** ids, positions, mask and rotary tables, as `sequenceContext` of `programs.ts` wants them. */
+  readonly feeds: Record<string, Tensor>;
+  readonly time: number;
+  readonly prefix: number;
+}
+
+export function batchOf(
   config: LlamaConfig,
   sequences: readonly Tokens[],
-): { readonly feeds: Record<string, Tensor> /** Padded length. */; readonly time: number } {
-  const longest = Math.max(...sequences.map(({ ids }) => ids.length));
+  { prefix = 0, step = lengthStep }: { prefix?: number; step?: number } = {},
+): Batch {
+  const longest = Math.max(...sequences.map(({ ids }) => ids.length)) - prefix;
   const asItIs = sequences.some(({ attention }) => attention);
-  const time = asItIs ? longest : Math.ceil(longest / lengthStep) * lengthStep;
+  const time = asItIs ? longest : Math.ceil(longest / step) * step;
   const batch = sequences.length;
   const ids = new BigInt64Array(batch * time);
   const positions = new BigInt64Array(batch * time);
-  const mask = new Float32Array(batch * time * time);
+  const mask = new Float32Array(batch * time * (prefix + time));
   sequences.forEach((sequence, b) => {
-    let before = 0;
+    let before = prefix;
     for (let t = 0; t < time; t++) {
-      ids[b * time + t] = BigInt(sequence.ids[t] ?? 0);
+      ids[b * time + t] = BigInt(sequence.ids[prefix + t] ?? 0);
       positions[b * time + t] = BigInt(before);
-      if (t < sequence.ids.length && sequence.attention?.[t] !== 0) before++;
+      if (prefix + t < sequence.ids.length && sequence.attention?.[t] !== 0) before++;
     }
     for (let query = 0; query < time; query++) {
-      const row = (b * time + query) * time;
-      mask.fill(masked, row + query + 1, row + time);
+      const row = (b * time + query) * (prefix + time);
+      mask.fill(masked, row + prefix + query + 1, row + prefix + time);
       sequence.attention?.forEach((real, key) => {
         if (real === 0) mask[row + key] = masked;
       });
@@ -60,16 +90,16 @@ export function sequenceFeeds(
   const feeds: Record<string, Tensor> = {
     ids: { dtype: 'int64', dims: [batch, time], data: ids },
     positions: { dtype: 'int64', dims: [batch, time], data: positions },
-    mask: float32(mask, [batch, 1, 1, time, time]),
-    ...rotaryTables(config, time),
+    mask: float32(mask, [batch, 1, 1, time, prefix + time]),
+    ...rotaryTables(config, prefix + time),
   };
-  return { feeds, time };
+  return { feeds, time, prefix };
 }
 
 /** `rows` of the last token of each sequence. */
-export function lastRows(sequences: readonly Tokens[], time: number): Tensor {
+export function lastRows(sequences: readonly Tokens[], { time, prefix }: Batch): Tensor {
   return int64(
-    sequences.map(({ ids }, b) => b * time + ids.length - 1),
+    sequences.map(({ ids }, b) => b * time + ids.length - 1 - prefix),
     [sequences.length],
   );
 }
@@ -85,7 +115,7 @@ export function labelCount(sequences: readonly Sequence[]): number {
 /** Feeds of a loss: the labels with weight 1 / `total` each. */
 export function labelFeeds(
   sequences: readonly Sequence[],
-  time: number,
+  { time, prefix }: Batch,
   total: number,
 ): Record<string, Tensor> {
   const rows: number[] = [];
@@ -93,7 +123,7 @@ export function labelFeeds(
   sequences.forEach((sequence, b) => {
     sequence.labels.forEach((label, t) => {
       if (t === 0 || label === ignoredLabel) return;
-      rows.push(b * time + t - 1);
+      rows.push(b * time + t - 1 - prefix);
       labels.push(label);
     });
   });
@@ -113,22 +143,38 @@ export function promptMask(lengths: readonly number[], time: number): Float32Ten
   return float32(mask, [lengths.length, 1, 1, time]);
 }
 
-/** Seeded dropout masks of one step: 0 with probability `rate`, by the distance from one dropped element to the next. */
+/** Rows of a dropout mask that draw from a stream of their own, so that no result depends on what else is in a batch. */
+export interface MaskedRows {
+  readonly stream: string | number;
+  /** Tokens that it has in a batch, and how many rows lie between its first and the next one's. */
+  readonly tokens: number;
+  readonly stride: number;
+  readonly labels: number;
+}
+
+/** Seeded dropout masks: 0 with probability `rate`, by the distance from one dropped element to the next. */
 export function dropoutFeeds(
   masks: ReadonlyMap<string, Value>,
   rate: number,
-  sizes: { readonly tokens: number; readonly labels: number },
+  sequences: readonly MaskedRows[],
   seed: readonly [number, ...(string | number)[]],
 ): Feeds {
   const logKeep = Math.log(1 - rate);
   return Object.fromEntries(
     [...masks].map(([name, { shape }]) => {
-      const dims = [shape[0] === 'labels' ? sizes.labels : sizes.tokens, shape[1] as number];
-      const data = new Uint8Array(dims[0]! * dims[1]!).fill(1);
-      const { uniform } = random(...seed, name);
-      const gap = () => Math.floor(Math.log(1 - uniform()) / logKeep);
-      for (let i = gap(); i < data.length; i += 1 + gap()) data[i] = 0;
-      return [name, { dtype: 'bool', dims, data }];
+      const width = shape[1] as number;
+      const ofLabels = shape[0] === 'labels';
+      const rows = sequences.reduce((n, { stride, labels }) => n + (ofLabels ? labels : stride), 0);
+      const data = new Uint8Array(rows * width).fill(1);
+      let from = 0;
+      for (const { stream, tokens, stride, labels } of sequences) {
+        const { uniform } = random(...seed, stream, name);
+        const gap = () => Math.floor(Math.log(1 - uniform()) / logKeep);
+        const end = from + (ofLabels ? labels : tokens) * width;
+        for (let i = from + gap(); i < end; i += 1 + gap()) data[i] = 0;
+        from += (ofLabels ? labels : stride) * width;
+      }
+      return [name, { dtype: 'bool', dims: [rows, width], data }];
     }),
   );
 }

@@ -11,13 +11,16 @@ import {
   type Value,
 } from '@fellrec/graph';
 import {
+  type Batch,
+  batchOf,
   dropoutFeeds,
   labelCount,
   labelFeeds,
   lastRows,
+  type MaskedRows,
   promptMask,
   type Sequence,
-  sequenceFeeds,
+  sharedPrefix,
   type Tokens,
 } from './batch.ts';
 import type { Checkpoint } from './checkpoint/checkpoint.ts';
@@ -25,15 +28,17 @@ import { beamSearch, type GenerationOptions, type Hypothesis } from './generatio
 import { llama, rotaryTables } from './llama.ts';
 import { type LoraConfig, loraGraph } from './lora.ts';
 import {
+  cacheNames,
   decodingProgram,
   gradientName,
   grownName,
-  keyName,
   lossProgram,
+  prefixGradients,
+  prefixName,
+  prefixProgram,
   promptProgram,
   tracingProgram,
   trainingStep,
-  valueName,
   vectorProgram,
 } from './programs.ts';
 
@@ -44,7 +49,7 @@ export interface Adapter {
 }
 
 export interface StepOptions {
-  /** Sequences computed at once; gradients add up to those of the whole batch. */
+  /** Sequences computed at once, of like lengths; gradients add up to those of the whole batch. */
   readonly microBatch?: number;
   /** Names the stream that dropout draws from; needed if the adapter has dropout. */
   readonly dropoutSeed?: readonly [number, ...(string | number)[]];
@@ -54,13 +59,24 @@ export interface StepResult {
   /** Mean over the batch's labels. */
   readonly loss: number;
   readonly gradients: NamedTensors;
-  /** Tokens computed without and with padding. */
-  readonly tokens: { readonly real: number; readonly padded: number };
+  readonly tokens: TokenCounts;
+}
+
+export interface TokenCounts {
+  /** Of all sequences. */
+  readonly real: number;
+  /** Computed once for all sequences. */
+  readonly shared: number;
+  /** Computed otherwise, padding included. */
+  readonly padded: number;
 }
 
 export interface LanguageModel {
   readonly checkpoint: Checkpoint;
-  /** Loss and its gradient with respect to the adapter. @throws if no token is labelled. */
+  /**
+   * Loss and its gradient with respect to the adapter. What all sequences begin with is computed once; with dropout it
+   * has one mask for all of them. @throws if no token is labelled.
+   */
   gradients(batch: readonly Sequence[], adapter: Adapter, options?: StepOptions): Promise<StepResult>;
   /** Mean loss over all labels, without dropout. */
   loss(sequences: readonly Sequence[], adapter?: Adapter, microBatch?: number): Promise<number>;
@@ -71,48 +87,83 @@ export interface LanguageModel {
   /** The best `beams` continuations of each prompt, best first. */
   generate(
     prompts: readonly (readonly number[])[],
-    options: GenerationOptions,
+    options: GenerationOptions & BatchOptions,
     adapter?: Adapter,
   ): Promise<Hypothesis[][]>;
   /** Frees the programs of one kind, or all; they are compiled again when needed. */
   release(kind?: ProgramKind): Promise<void>;
 }
 
-type ProgramKind = 'train' | 'loss' | 'vectors' | 'trace' | 'prompt' | 'decode';
+export interface BatchOptions {
+  /** Prompts computed at once, of like lengths. */
+  readonly batch?: number;
+  readonly onProgress?: (done: number, total: number) => void;
+}
+
+type ProgramKind =
+  | 'train'
+  | 'prefix'
+  | 'prefixGradients'
+  | 'loss'
+  | 'vectors'
+  | 'trace'
+  | 'prompt'
+  | 'decode';
 
 interface Compiled {
   readonly program: Program;
   readonly masks: ReadonlyMap<string, Value>;
 }
 
+/** What all sequences of a call begin with: keys and values as inputs of the programs that go on from there. */
+interface Prefix {
+  readonly ids: readonly number[];
+  readonly feeds: Record<string, Tensor>;
+}
+
+/** A shorter prefix, or one of fewer sequences, costs more than it saves. */
+const worthSharing = { tokens: 8, sequences: 4 };
+const defaultBatch = 8;
+
 /** Opens a checkpoint for computation. Nothing is compiled before it is needed. */
 export function languageModel(checkpoint: Checkpoint, runtime: Runtime): LanguageModel {
   const { config } = checkpoint;
   const model = llama(checkpoint);
+  const caches = cacheNames(config.layerCount);
   const compiled = new Map<string, Promise<Compiled>>();
 
-  function get(kind: ProgramKind, adapter?: LoraConfig): Promise<Compiled> {
-    const key = `${kind} ${adapter ? JSON.stringify(adapter) : ''}`;
+  function get(kind: ProgramKind, adapter?: LoraConfig, training = false): Promise<Compiled> {
+    const key = `${kind} ${training ? 'training' : ''} ${adapter ? JSON.stringify(adapter) : ''}`;
     let known = compiled.get(key);
     if (!known) {
-      known = compile(kind, adapter);
+      known = compile(kind, adapter, training);
       compiled.set(key, known);
     }
     return known;
   }
 
-  async function compile(kind: ProgramKind, adapter?: LoraConfig): Promise<Compiled> {
-    const lora = adapter && loraGraph(config, adapter, { training: kind === 'train' });
-    const noMasks = new Map();
-    // Programs that run once a round or less share the pages of the weights' files instead of copying them.
-    const prepack = kind === 'train' || kind === 'prompt' || kind === 'decode';
-    const make = async (outputs: Outputs, masks: Compiled['masks'] = noMasks) => ({
-      program: await runtime.compile(outputs, { prepack }),
+  async function compile(
+    kind: ProgramKind,
+    adapter: LoraConfig | undefined,
+    training: boolean,
+  ): Promise<Compiled> {
+    const lora = adapter && loraGraph(config, adapter, { training });
+    const make = async (outputs: Outputs, masks: Compiled['masks'] = new Map()) => ({
+      // Programs that run once a step or less share the pages of the weights' files instead of copying them.
+      program: await runtime.compile(outputs, { prepack: ['train', 'prompt', 'decode'].includes(kind) }),
       masks,
     });
     switch (kind) {
       case 'train': {
         const { outputs, masks } = trainingStep(model, config, lora!);
+        return make(outputs, masks);
+      }
+      case 'prefix': {
+        const { outputs, masks } = prefixProgram(model, config, lora);
+        return make(outputs, masks);
+      }
+      case 'prefixGradients': {
+        const { outputs, masks } = prefixGradients(model, config, lora!);
         return make(outputs, masks);
       }
       case 'loss':
@@ -128,47 +179,113 @@ export function languageModel(checkpoint: Checkpoint, runtime: Runtime): Languag
     }
   }
 
+  /** The shared prefix' keys and values; no tokens where sharing does not pay. */
+  async function openPrefix(
+    sequences: readonly (Tokens & Partial<Sequence>)[],
+    adapter: Adapter | undefined,
+    dropout?: Dropout,
+  ): Promise<Prefix> {
+    const length = sequences.length < worthSharing.sequences ? 0 : sharedPrefix(sequences);
+    if (length < worthSharing.tokens) {
+      const none = emptyCache([1, config.keyValueHeadCount, 0, config.headDim]);
+      return { ids: [], feeds: Object.fromEntries(caches.map((name) => [prefixName(name), none])) };
+    }
+    const ids = sequences[0]!.ids.slice(0, length);
+    const found = await runPrefix('prefix', ids, adapter, dropout);
+    return {
+      ids,
+      feeds: Object.fromEntries(caches.map((name) => [prefixName(name), found[name]!])),
+    };
+  }
+
+  /** Its keys and values, or the gradients of the adapter given theirs. */
+  async function runPrefix(
+    kind: 'prefix' | 'prefixGradients',
+    ids: readonly number[],
+    adapter: Adapter | undefined,
+    dropout?: Dropout,
+    seeds: Record<string, Tensor> = {},
+  ): Promise<Record<string, Tensor>> {
+    const { program, masks } = await get(kind, adapter?.config, dropout !== undefined);
+    const { feeds, time } = batchOf(config, [{ ids }], { step: 1 });
+    const available = {
+      ...feeds,
+      ...adapterFeeds(adapter),
+      ...dropout?.(masks, [{ stream: 'prefix', tokens: ids.length, stride: time, labels: 0 }]),
+      ...seeds,
+    };
+    // The last layer has a part in keys and values only.
+    return program.run(
+      Object.fromEntries(Object.entries(available).filter(([name]) => program.inputs.has(name))),
+    );
+  }
+
   return {
     checkpoint,
     async gradients(batch, adapter, { microBatch = batch.length, dropoutSeed } = {}) {
       const total = labelCount(batch);
       if (total === 0) throw new Error('model: no token of the batch is labelled; there is nothing to learn');
-      const { program, masks } = await get('train', adapter.config);
+      const dropout = dropoutOf(adapter.config, dropoutSeed);
+      const { program, masks } = await get('train', adapter.config, dropout !== undefined);
+      const prefix = await openPrefix(batch, adapter, dropout);
       const sums = new Map<string, Float32Tensor>();
+      const tokens = { real: 0, shared: prefix.ids.length, padded: 0 };
       let loss = 0;
-      let padded = 0;
-      for (const [index, sequences] of microBatches(batch, microBatch).entries()) {
-        const { feeds, time } = sequenceFeeds(config, sequences);
-        const labelled = labelFeeds(sequences, time, total);
-        const sizes = { tokens: sequences.length * time, labels: labelled.labels!.dims[0]! };
-        padded += sizes.tokens;
-        if (sizes.labels === 0) continue;
-        const dropping = masks.size > 0;
-        if (dropping && !dropoutSeed) throw new Error('model: the adapter has dropout; pass dropoutSeed');
+      const byLength = batch
+        .map((sequence, index) => ({ sequence, index }))
+        .sort((a, b) => a.sequence.ids.length - b.sequence.ids.length);
+      for (const part of chunks(byLength, microBatch)) {
+        const sequences = part.map(({ sequence }) => sequence);
+        const computed = batchOf(config, sequences, { prefix: prefix.ids.length });
+        const labelled = labelFeeds(sequences, computed, total);
+        tokens.real += sequences.reduce((n, { ids }) => n + ids.length, 0);
+        tokens.padded += sequences.length * computed.time;
+        if (labelled.labels!.dims[0] === 0) continue;
+        const rows = part.map(({ sequence, index }) => ({
+          stream: index,
+          tokens: sequence.ids.length - prefix.ids.length,
+          stride: computed.time,
+          labels: labelCount([sequence]),
+        }));
         const found = await program.run({
-          ...feeds,
+          ...computed.feeds,
           ...labelled,
-          ...Object.fromEntries(adapter.tensors),
-          ...(dropping && dropoutFeeds(masks, adapter.config.dropout, sizes, [...dropoutSeed!, index])),
+          ...prefix.feeds,
+          ...adapterFeeds(adapter),
+          ...dropout?.(masks, rows),
         });
         loss += Number(found.loss!.data[0]);
-        for (const name of adapter.tensors.keys())
-          addTo(sums, name, found[gradientName(name)] as Float32Tensor);
+        for (const [name, tensor] of Object.entries(found)) if (name !== 'loss') addTo(sums, name, tensor);
       }
-      const real = batch.reduce((n, { ids }) => n + ids.length, 0);
-      return { loss, gradients: sums, tokens: { real, padded } };
+      if (prefix.ids.length > 0) {
+        const seeds = caches.map((name) => gradientName(prefixName(name)));
+        const ofKeysAndValues = Object.fromEntries(seeds.map((name) => [name, sums.get(name)!]));
+        const found = await runPrefix('prefixGradients', prefix.ids, adapter, dropout, ofKeysAndValues);
+        for (const [name, tensor] of Object.entries(found)) addTo(sums, name, tensor);
+      }
+      const gradients = new Map(
+        [...adapter.tensors.keys()].map((name) => [name, sums.get(gradientName(name))!]),
+      );
+      return { loss, gradients, tokens };
     },
 
-    async loss(sequences, adapter, microBatch = 8) {
+    async loss(sequences, adapter, microBatch = defaultBatch) {
       const total = labelCount(sequences);
       if (total === 0) throw new Error('model: no token is labelled; there is no loss');
       const { program } = await get('loss', adapter?.config);
+      const prefix = await openPrefix(sequences, adapter);
       let loss = 0;
-      for (const part of microBatches(sequences, microBatch)) {
-        const { feeds, time } = sequenceFeeds(config, part);
-        const labelled = labelFeeds(part, time, total);
+      const byLength = sequences.toSorted((a, b) => a.ids.length - b.ids.length);
+      for (const part of chunks(byLength, microBatch)) {
+        const batch = batchOf(config, part, { prefix: prefix.ids.length });
+        const labelled = labelFeeds(part, batch, total);
         if (labelled.labels!.dims[0] === 0) continue;
-        const found = await program.run({ ...feeds, ...labelled, ...adapterFeeds(adapter) });
+        const found = await program.run({
+          ...batch.feeds,
+          ...labelled,
+          ...prefix.feeds,
+          ...adapterFeeds(adapter),
+        });
         loss += Number(found.loss!.data[0]);
       }
       return loss;
@@ -177,60 +294,40 @@ export function languageModel(checkpoint: Checkpoint, runtime: Runtime): Languag
     async vectors(sequences, adapter) {
       const { program } = await get('vectors', adapter?.config);
       const parts = sequences.map((ids) => ({ ids }));
-      const { feeds, time } = sequenceFeeds(config, parts);
-      const found = await program.run({ ...feeds, rows: lastRows(parts, time), ...adapterFeeds(adapter) });
+      const batch = batchOf(config, parts);
+      const found = await program.run({
+        ...batch.feeds,
+        rows: lastRows(parts, batch),
+        ...adapterFeeds(adapter),
+      });
       return found.vectors as Float32Tensor;
     },
 
     async trace(sequences, adapter) {
       const { program } = await get('trace', adapter?.config);
-      const { feeds } = sequenceFeeds(config, sequences);
-      return program.run({ ...feeds, ...adapterFeeds(adapter) });
+      return program.run({ ...batchOf(config, sequences).feeds, ...adapterFeeds(adapter) });
     },
 
-    async generate(prompts, options, adapter) {
+    async generate(prompts, { batch = defaultBatch, onProgress, ...options }, adapter) {
       if (prompts.length === 0) return [];
       const { program: promptPass } = await get('prompt', adapter?.config);
       const { program: decoding } = await get('decode', adapter?.config);
-      const parts = prompts.map((ids) => ({ ids }));
-      const { feeds, time } = sequenceFeeds(config, parts);
-      const prompt = await promptPass.run({
-        ...feeds,
-        rows: lastRows(parts, time),
-        ...adapterFeeds(adapter),
-      });
-      const lengths = prompts.map((ids) => ids.length);
-      const { beams } = options;
-      const users = prompts.length;
-      const layers = Array.from({ length: config.layerCount }, (_, layer) => [
-        keyName(layer),
-        valueName(layer),
-      ]).flat();
-      const fixed = {
-        ...adapterFeeds(adapter),
-        ...rotaryTables(config, Math.max(...lengths) + options.maxNewTokens),
-        promptMask: promptMask(lengths, time),
-        ...Object.fromEntries(layers.map((name) => [`prompt.${name}`, prompt[name]!])),
-      };
-      const empty = [users * beams, config.keyValueHeadCount, 0, config.headDim];
-      let cache: Record<string, Tensor> = Object.fromEntries(
-        layers.map((name) => [name, { dtype: 'float32', dims: empty, data: new Float32Array(0) }]),
+      const prefix = await openPrefix(
+        prompts.map((ids) => ({ ids })),
+        adapter,
       );
-      let generated = 0;
-      const step = async (tokens: readonly number[], parents: readonly number[]) => {
-        const positions = tokens.map((_, row) => lengths[Math.floor(row / beams)]! + generated);
-        const found = await decoding.run({
-          ...fixed,
-          ...cache,
-          ids: int64(tokens, [users, beams]),
-          parents: int64(parents, [users, beams]),
-          positions: int64(positions, [users * beams, 1]),
-        });
-        cache = Object.fromEntries(layers.map((name) => [name, found[grownName(name)]!]));
-        generated++;
-        return found.logProbabilities!.data as Float32Array;
-      };
-      return beamSearch(prompt.logProbabilities!.data as Float32Array, users, step, options);
+      const byLength = prompts
+        .map((ids, index) => ({ ids, index }))
+        .sort((a, b) => a.ids.length - b.ids.length);
+      const found: Hypothesis[][] = [];
+      let done = 0;
+      for (const part of chunks(byLength, batch)) {
+        const hypotheses = await continuations(part, prefix, { promptPass, decoding }, options, adapter);
+        for (const [i, { index }] of part.entries()) found[index] = hypotheses[i]!;
+        done += part.length;
+        onProgress?.(done, prompts.length);
+      }
+      return found;
     },
 
     async release(kind) {
@@ -241,23 +338,78 @@ export function languageModel(checkpoint: Checkpoint, runtime: Runtime): Languag
       }
     },
   };
+
+  async function continuations(
+    prompts: readonly Tokens[],
+    prefix: Prefix,
+    { promptPass, decoding }: { readonly promptPass: Program; readonly decoding: Program },
+    options: GenerationOptions,
+    adapter: Adapter | undefined,
+  ): Promise<Hypothesis[][]> {
+    const batch = batchOf(config, prompts, { prefix: prefix.ids.length });
+    const prompt = await promptPass.run({
+      ...batch.feeds,
+      ...prefix.feeds,
+      rows: lastRows(prompts, batch),
+      ...adapterFeeds(adapter),
+    });
+    const lengths = prompts.map(({ ids }) => ids.length);
+    const { beams } = options;
+    const users = prompts.length;
+    const fixed = {
+      ...adapterFeeds(adapter),
+      ...rotaryTables(config, Math.max(...lengths) + options.maxNewTokens),
+      promptMask: promptMask(lengths, prefix.ids.length + batch.time),
+      ...Object.fromEntries(caches.map((name) => [`prompt.${name}`, prompt[name]!])),
+    };
+    const empty = emptyCache([users * beams, config.keyValueHeadCount, 0, config.headDim]);
+    let cache: Record<string, Tensor> = Object.fromEntries(caches.map((name) => [name, empty]));
+    let generated = 0;
+    const step = async (tokens: readonly number[], parents: readonly number[]) => {
+      const positions = tokens.map((_, row) => lengths[Math.floor(row / beams)]! + generated);
+      const found = await decoding.run({
+        ...fixed,
+        ...cache,
+        ids: int64(tokens, [users, beams]),
+        parents: int64(parents, [users, beams]),
+        positions: int64(positions, [users * beams, 1]),
+      });
+      cache = Object.fromEntries(caches.map((name) => [name, found[grownName(name)]!]));
+      generated++;
+      return found.logProbabilities!.data as Float32Array;
+    };
+    return beamSearch(prompt.logProbabilities!.data as Float32Array, users, step, options);
+  }
+}
+
+/** Feeds the masks of a program for the sequences that it computes. */
+type Dropout = (masks: ReadonlyMap<string, Value>, rows: readonly MaskedRows[]) => Record<string, Tensor>;
+
+function dropoutOf({ dropout }: LoraConfig, seed: StepOptions['dropoutSeed']): Dropout | undefined {
+  if (dropout === 0) return undefined;
+  if (!seed) throw new Error('model: the adapter has dropout; pass dropoutSeed');
+  return (masks, rows) => dropoutFeeds(masks, dropout, rows, seed);
 }
 
 function adapterFeeds(adapter: Adapter | undefined): Record<string, Tensor> {
   return adapter ? Object.fromEntries(adapter.tensors) : {};
 }
 
-function microBatches<T>(items: readonly T[], size: number): T[][] {
+function emptyCache(dims: readonly number[]): Float32Tensor {
+  return { dtype: 'float32', dims, data: new Float32Array(0) };
+}
+
+function chunks<T>(items: readonly T[], size: number): T[][] {
   return Array.from({ length: Math.ceil(items.length / size) }, (_, i) =>
     items.slice(i * size, (i + 1) * size),
   );
 }
 
-function addTo(sums: Map<string, Float32Tensor>, name: string, tensor: Float32Tensor): void {
+function addTo(sums: Map<string, Float32Tensor>, name: string, tensor: Tensor): void {
   const known = sums.get(name);
-  if (!known) sums.set(name, tensor);
+  if (!known) sums.set(name, tensor as Float32Tensor);
   else {
-    const data = known.data.map((x, i) => x + tensor.data[i]!);
-    sums.set(name, { ...known, data });
+    const added = tensor.data as Float32Array;
+    for (let i = 0; i < known.data.length; i++) known.data[i]! += added[i]!;
   }
 }

@@ -1,8 +1,8 @@
 // The seam that everything written once for all architectures stands on: an embedding, a list of layers, a head.
-// Hidden states are [batch * time, d].
-import type { Dim, Value } from '@fellrec/graph';
+// Hidden states are [tokens, d], whatever sequences the tokens belong to: only attention and positions know.
+import type { Value } from '@fellrec/graph';
 
-/** Queries [batch, heads, time, headDim] and the keys and values [batch, kvHeads, time, headDim] of the same tokens. */
+/** Queries [tokens, heads * headDim], keys and values [tokens, kvHeads * headDim] of the same tokens. */
 export interface Attended {
   readonly queries: Value;
   readonly keys: Value;
@@ -11,22 +11,23 @@ export interface Attended {
 
 /** What a layer needs besides hidden states. */
 export interface LayerContext {
-  readonly batch: Dim;
-  readonly time: Dim;
-  /** int64 [batch, time]: number of real tokens before each token. */
+  /** int64 [tokens]: number of tokens of its sequence before each token. */
   readonly positions: Value;
   /** Cosine and sine tables [positions, headDim / 2]. */
   readonly cos: Value;
   readonly sin: Value;
-  /** What each query reads, [batch, heads, time, headDim]. Queries are already scaled by 1 / sqrt(headDim). */
+  /** What each query reads, [tokens, heads * headDim]. Queries are already scaled by 1 / sqrt(headDim). */
   attend(layer: number, attended: Attended): Value;
-  /** The adapter's addition to a projection of `x`, by its path (`layers.0.self_attn.q_proj`); absent without one. */
-  adapt?(path: string, x: Value): Value | undefined;
+  /**
+   * The adapter's additions to projections of one `x`, by their paths (`layers.0.self_attn.q_proj`); undefined where
+   * there is none. With `columns` [in], the projections are of `x * columns`.
+   */
+  adapt?(paths: readonly string[], x: Value, columns?: Value): readonly (Value | undefined)[];
 }
 
 export interface LayeredModel {
   readonly layerCount: number;
-  /** Token ids [batch, time] to hidden states. */
+  /** Token ids [tokens] to hidden states. */
   embed(ids: Value): Value;
   /**
    * Hidden states after layer `index` (from 0). With `rows` (int64 [n]) only these rows are computed after the

@@ -2,72 +2,96 @@
 // Weights keep the names of Hugging Face's checkpoints.
 import {
   add,
+  div,
   type Float32Tensor,
   float32,
   gather,
   linear,
   mul,
-  reshape,
+  quantizedLinear,
   rmsNorm,
   rotary,
   scale,
   silu,
-  times,
-  transpose,
   type Value,
   weight,
 } from '@fellrec/graph';
 import type { Checkpoint } from './checkpoint/checkpoint.ts';
 import type { LlamaConfig } from './checkpoint/config.ts';
 import type { LayerContext, LayeredModel } from './layered-model.ts';
+import { foldName, type QuantizedBase } from './quantize.ts';
 
-/** The graph of a checkpoint; its weights stay in their files. */
-export function llama({ config, tensors }: Pick<Checkpoint, 'config' | 'tensors'>): LayeredModel {
-  const { headCount: H, keyValueHeadCount: KV, headDim, normEpsilon } = config;
-  const stored = (name: string) => weight(name, tensors.get(name)!);
+/** The graph of a checkpoint; its weights stay in their files. With `quantized`, on that base instead of float32. */
+export function llama(
+  { config, tensors }: Pick<Checkpoint, 'config' | 'tensors'>,
+  quantized?: QuantizedBase,
+): LayeredModel {
+  const { headDim, normEpsilon } = config;
+  const stored = (name: string) => weight(name, quantized?.tensors.get(name) ?? tensors.get(name)!);
   const embedding = stored('model.embed_tokens.weight'); // [vocabulary, d]
 
-  function attention(index: number, x: Value, context: LayerContext): Value {
-    const { batch, time, positions, cos, sin } = context;
-    const path = `layers.${index}.self_attn`;
-    const heads = (name: string, count: number) =>
-      transpose(reshape(project(`${path}.${name}`, x, context), [batch, time, count, headDim]), [0, 2, 1, 3]);
-    // The scale of the scores is linear, so it goes into the small tables of the queries' rotation.
-    const s = 1 / Math.sqrt(headDim);
-    const read = context.attend(index, {
-      queries: rotary(heads('q_proj', H), positions, scale(cos, s), scale(sin, s)), // [batch, H, time, headDim]
-      keys: rotary(heads('k_proj', KV), positions, cos, sin), // [batch, KV, time, headDim]
-      values: heads('v_proj', KV),
+  const fold = (name: string | undefined) => {
+    const found = quantized?.tensors.get(name ?? '');
+    return found && weight(name!, found);
+  };
+
+  /** Projections of one x. A quantised base has divided x by the fold `columns`, and the projections by theirs in `rows`. */
+  function project(
+    paths: readonly string[],
+    x: Value,
+    context: LayerContext,
+    { columns, rows = [] }: { columns?: string; rows?: readonly (string | undefined)[] } = {},
+  ): Value[] {
+    const additions = context.adapt?.(paths, x, fold(columns)) ?? [];
+    return paths.map((path, i) => {
+      const base = quantized
+        ? quantizedLinear(x, quantized.layer(path))
+        : linear(x, stored(`model.${path}.weight`));
+      const divisor = fold(rows[i]);
+      const addition = additions[i] && divisor ? div(additions[i], divisor) : additions[i];
+      return addition ? add(base, addition) : base;
     });
-    return reshape(transpose(read, [0, 2, 1, 3]), [times(batch, time), H * headDim]);
   }
 
-  function project(path: string, x: Value, context: LayerContext): Value {
-    const base = linear(x, stored(`model.${path}.weight`));
-    const addition = context.adapt?.(path, x);
-    return addition ? add(base, addition) : base;
+  function attention(index: number, x: Value, context: LayerContext): Value {
+    const { positions, cos, sin } = context;
+    const path = (name: string) => `layers.${index}.self_attn.${name}_proj`;
+    const [q, k, v] = project([path('q'), path('k'), path('v')], x, context, {
+      columns: foldName(index, 'attention'),
+    }) as [Value, Value, Value];
+    // The scale of the scores is linear, so it goes into the small tables of the queries' rotation.
+    const s = 1 / Math.sqrt(headDim);
+    return context.attend(index, {
+      queries: rotary(q, positions, scale(cos, s), scale(sin, s)), // [tokens, H * headDim]
+      keys: rotary(k, positions, cos, sin), // [tokens, KV * headDim]
+      values: v,
+    });
   }
 
   return {
     layerCount: config.layerCount,
-    embed: (ids) => {
-      const flat = reshape(ids, [times(...ids.shape)]);
-      return gather(embedding, flat); // [batch * time, d]
-    },
+    embed: (ids) => gather(embedding, ids), // [tokens, d]
     layer(index, hidden, context, rows) {
       const path = `layers.${index}`;
       const norm = (name: string, x: Value) =>
         rmsNorm(x, stored(`model.${path}.${name}.weight`), normEpsilon);
       const take = (x: Value) => (rows ? gather(x, rows) : x);
       const read = take(attention(index, norm('input_layernorm', hidden), context));
-      const x = add(take(hidden), project(`${path}.self_attn.o_proj`, read, context));
+      const x = add(take(hidden), project([`${path}.self_attn.o_proj`], read, context)[0]!);
       const h = norm('post_attention_layernorm', x);
-      const gate = silu(project(`${path}.mlp.gate_proj`, h, context));
-      const up = project(`${path}.mlp.up_proj`, h, context);
-      return add(x, project(`${path}.mlp.down_proj`, mul(gate, up), context));
+      const inner = [`${path}.mlp.gate_proj`, `${path}.mlp.up_proj`];
+      const [gate, up] = project(inner, h, context, {
+        columns: foldName(index, 'mlp'),
+        rows: [undefined, foldName(index, 'down')],
+      }) as [Value, Value];
+      const m = mul(silu(gate), up);
+      return add(x, project([`${path}.mlp.down_proj`], m, context, { columns: foldName(index, 'down') })[0]!);
     },
     normalize: (hidden) => rmsNorm(hidden, stored('model.norm.weight'), normEpsilon),
-    logits: (normalized) => linear(normalized, config.tied ? embedding : stored('lm_head.weight')),
+    logits(normalized) {
+      const head = config.tied ? embedding : stored('lm_head.weight');
+      return quantized ? quantizedLinear(normalized, quantized.head(head)) : linear(normalized, head);
+    },
   };
 }
 

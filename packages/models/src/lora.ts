@@ -1,13 +1,16 @@
 // LoRA (arXiv 2106.09685): W x + (alpha / r) B A dropout(x), on any of the seven projections, with PEFT's names.
 import {
+  concat,
   dropout,
   elementCount,
   type Float32Tensor,
   input,
   linear,
+  mul,
   type NamedTensors,
   random,
   scale,
+  slice,
   type Value,
 } from '@fellrec/graph';
 import type { LlamaConfig } from './checkpoint/config.ts';
@@ -90,7 +93,7 @@ export interface LoraGraph {
   /** Dropout masks, inputs too (bool, the shape of a projection's input), by name: known once the graph is built. */
   readonly masks: ReadonlyMap<string, Value>;
   /** For LayerContext. */
-  adapt(path: string, x: Value): Value | undefined;
+  adapt(paths: readonly string[], x: Value, columns?: Value): readonly (Value | undefined)[];
 }
 
 /** The inputs and the computation of an adapter. With `training` and dropout above 0, masks are inputs as well. */
@@ -101,13 +104,13 @@ export function loraGraph(
 ): LoraGraph {
   const parameters = new Map<string, Value>();
   const masks = new Map<string, Value>();
-  const paths = adaptedProjections(config, lora);
-  for (const [path, [out, in_]] of paths) {
+  const shapes = adaptedProjections(config, lora);
+  const dropping = training && lora.dropout > 0;
+  for (const [path, [out, in_]] of shapes) {
     parameters.set(loraName(path, 'A'), input(loraName(path, 'A'), 'float32', [lora.rank, in_]));
     parameters.set(loraName(path, 'B'), input(loraName(path, 'B'), 'float32', [out, lora.rank]));
   }
   function masked(path: string, x: Value): Value {
-    if (!training || lora.dropout === 0) return x;
     const name = `dropout.${path}`;
     const mask = input(name, 'bool', x.shape);
     masks.set(name, mask);
@@ -116,10 +119,26 @@ export function loraGraph(
   return {
     parameters,
     masks,
-    adapt(path, x) {
-      if (!paths.has(path)) return undefined;
-      const inner = linear(masked(path, x), parameters.get(loraName(path, 'A'))!); // [n, rank]
-      return linear(scale(inner, lora.alpha / lora.rank), parameters.get(loraName(path, 'B'))!);
+    adapt(paths, x, columns) {
+      const adapted = paths.filter((path) => shapes.has(path));
+      if (adapted.length === 0) return paths.map(() => undefined);
+      // Without dropout of their own, one product with all A; else each of its own masked x.
+      const groups = dropping ? adapted.map((path) => [path]) : [adapted];
+      const additions = new Map(
+        groups.flatMap((group) => {
+          const a = concat(
+            group.map((path) => parameters.get(loraName(path, 'A'))!),
+            0,
+          );
+          const input = dropping ? masked(group[0]!, x) : x;
+          const inner = scale(linear(input, columns ? mul(a, columns) : a), lora.alpha / lora.rank);
+          return group.map((path, i) => {
+            const own = group.length === 1 ? inner : slice(inner, 1, i * lora.rank, lora.rank); // [n, rank]
+            return [path, linear(own, parameters.get(loraName(path, 'B'))!)] as const;
+          });
+        }),
+      );
+      return paths.map((path) => additions.get(path));
     },
   };
 }

@@ -1,4 +1,5 @@
-// The graphs that a language model runs: a training step, a loss, hidden states, the prompt's pass, one decoding step.
+// The graphs that a language model runs: a training step, a loss, hidden states, a shared prefix, the prompt's pass, one
+// decoding step.
 import {
   crossEntropy,
   type Dim,
@@ -7,7 +8,10 @@ import {
   logSoftmax,
   mul,
   type Outputs,
+  partialGradients,
+  plus,
   reshape,
+  times,
   total,
   type Value,
 } from '@fellrec/graph';
@@ -17,68 +21,127 @@ import { type Attended, type LayerContext, type LayeredModel, runLayers } from '
 import type { LoraGraph } from './lora.ts';
 
 /** A graph and what the caller must know to feed it. */
-export interface TrainingStep {
-  /** `loss` and, by PEFT's name, the gradient of every adapter tensor. */
+export interface TrainingProgram {
+  /** With the gradients of adapter tensors by `gradientName`. */
   readonly outputs: Outputs;
   readonly masks: ReadonlyMap<string, Value>;
 }
 
-/** Inputs of a batch of sequences. */
-function sequenceContext(config: LlamaConfig, lora?: LoraGraph): { ids: Value; context: LayerContext } {
-  const mask = input('mask', 'float32', ['batch', 1, 1, 'time', 'time']);
-  const context = {
-    batch: 'batch',
-    time: 'time',
-    ...positionInputs(config, 'batch', 'time'),
-    attend: (_: number, attended: Attended) => selfAttention(attended, mask),
-    ...(lora && { adapt: lora.adapt }),
-  };
-  return { ids: input('ids', 'int64', ['batch', 'time']), context };
+interface SequenceOptions {
+  readonly lora?: LoraGraph | undefined;
+  /** Whether keys and values of a shared prefix are inputs, by `prefixName`. */
+  readonly prefixed?: boolean;
+  /** Told of the keys and values that each layer read, [batch, KV, prefix + time, headDim]. */
+  readonly onRead?: (layer: number, keys: Value, values: Value) => void;
 }
 
-function positionInputs(
-  { headDim }: LlamaConfig,
+/** Inputs of a batch of sequences, behind a prefix or not. */
+function sequenceContext(
+  { keyValueHeadCount: KV, headDim, layerCount }: LlamaConfig,
+  { lora, prefixed = false, onRead }: SequenceOptions,
+): { ids: Value; context: LayerContext; prefix: ReadonlyMap<string, Value> } {
+  const all = prefixed ? plus('prefix', 'time') : 'time';
+  const mask = input('mask', 'float32', ['batch', 1, 1, 'time', all]);
+  const names = prefixed ? cacheNames(layerCount).map(prefixName) : [];
+  const prefix = new Map(
+    names.map((name) => [name, input(name, 'float32', [1, KV, 'prefix', headDim])] as const),
+  );
+  const context: LayerContext = {
+    ...rotaryInputs(headDim, 'batch', 'time'),
+    attend(layer, attended) {
+      const found = selfAttention(attended, {
+        batch: 'batch',
+        time: 'time',
+        headDim,
+        mask,
+        ...(prefixed && {
+          prefix: {
+            keys: prefix.get(prefixName(keyName(layer)))!,
+            values: prefix.get(prefixName(valueName(layer)))!,
+          },
+        }),
+      });
+      onRead?.(layer, found.keys, found.values);
+      return found.read;
+    },
+    ...(lora && { adapt: lora.adapt }),
+  };
+  const ids = reshape(input('ids', 'int64', ['batch', 'time']), [times('batch', 'time')]);
+  return { ids, context, prefix };
+}
+
+function rotaryInputs(
+  headDim: number,
   batch: Dim,
   time: Dim,
 ): Pick<LayerContext, 'positions' | 'cos' | 'sin'> {
   return {
-    positions: input('positions', 'int64', [batch, time]),
+    positions: reshape(input('positions', 'int64', [batch, time]), [times(batch, time)]),
     cos: input('cos', 'float32', ['table', headDim / 2]),
     sin: input('sin', 'float32', ['table', headDim / 2]),
   };
 }
 
 /** The weighted sum of the labels' losses: with weights 1 / number of labels, the mean. */
-function weightedLoss(model: LayeredModel, config: LlamaConfig, lora?: LoraGraph): Value {
-  const { ids, context } = sequenceContext(config, lora);
+function weightedLoss(
+  model: LayeredModel,
+  config: LlamaConfig,
+  lora?: LoraGraph,
+): { loss: Value; prefix: ReadonlyMap<string, Value> } {
+  const { ids, context, prefix } = sequenceContext(config, { lora, prefixed: true });
   const rows = input('rows', 'int64', ['labels']); // place in [batch * time] of the token before each label
   const hidden = model.normalize(runLayers(model, ids, context, rows));
   const losses = crossEntropy(model.logits(hidden), input('labels', 'int64', ['labels']));
-  return total(mul(losses, input('weights', 'float32', ['labels'])));
+  return { loss: total(mul(losses, input('weights', 'float32', ['labels']))), prefix };
 }
 
 export function lossProgram(model: LayeredModel, config: LlamaConfig, lora?: LoraGraph): { loss: Value } {
-  return { loss: weightedLoss(model, config, lora) };
+  return { loss: weightedLoss(model, config, lora).loss };
 }
 
-export function trainingStep(model: LayeredModel, config: LlamaConfig, lora: LoraGraph): TrainingStep {
-  const loss = weightedLoss(model, config, lora);
-  const names = [...lora.parameters.keys()];
-  const found = gradients(loss, [...lora.parameters.values()]);
-  const outputs = { loss, ...Object.fromEntries(names.map((name, i) => [name, found[i]!])) };
-  return { outputs: prefixed(outputs, names), masks: lora.masks };
+/** `loss`, and its gradient with respect to every adapter tensor and to the prefix' keys and values. */
+export function trainingStep(model: LayeredModel, config: LlamaConfig, lora: LoraGraph): TrainingProgram {
+  const { loss, prefix } = weightedLoss(model, config, lora);
+  const variables = new Map([...lora.parameters, ...prefix]);
+  const found = gradients(loss, [...variables.values()]);
+  return { outputs: { loss, ...named([...variables.keys()], found) }, masks: lora.masks };
+}
+
+/** The keys and values of one sequence, [1, KV, time, headDim] a layer: what all sequences behind it read. */
+export function prefixProgram(model: LayeredModel, config: LlamaConfig, lora?: LoraGraph): TrainingProgram {
+  return { outputs: keysAndValues(model, config, lora), masks: lora?.masks ?? new Map() };
+}
+
+/** The gradient of adapter tensors, given that of the prefix' keys and values; only of those that have a part in them. */
+export function prefixGradients(model: LayeredModel, config: LlamaConfig, lora: LoraGraph): TrainingProgram {
+  const seeds = Object.entries(keysAndValues(model, config, lora)).map(([name, value]) => ({
+    value,
+    gradient: input(gradientName(prefixName(name)), 'float32', value.shape),
+  }));
+  const found = partialGradients(seeds, [...lora.parameters.values()]);
+  return { outputs: named([...lora.parameters.keys()], found), masks: lora.masks };
+}
+
+function keysAndValues(model: LayeredModel, config: LlamaConfig, lora?: LoraGraph): Outputs {
+  const outputs: Record<string, Value> = {};
+  const { ids, context } = sequenceContext(config, {
+    lora,
+    onRead(layer, keys, values) {
+      outputs[keyName(layer)] = keys;
+      outputs[valueName(layer)] = values;
+    },
+  });
+  runLayers(model, ids, context);
+  return outputs;
 }
 
 /** Gradients are outputs beside inputs of the same name, so they get a name of their own. */
-function prefixed(outputs: Outputs, names: readonly string[]): Outputs {
-  const isGradient = new Set(names);
-  return Object.fromEntries(
-    Object.entries(outputs).map(([name, value]) => [isGradient.has(name) ? gradientName(name) : name, value]),
-  );
+export function gradientName(name: string): string {
+  return `gradient.${name}`;
 }
 
-export function gradientName(parameter: string): string {
-  return `gradient.${parameter}`;
+function named(names: readonly string[], found: readonly (Value | undefined)[]): Outputs {
+  return Object.fromEntries(names.flatMap((name, i) => (found[i] ? [[gradientName(name), found[i]]] : [])));
 }
 
 /** `vectors`: normalised last hidden states of chosen rows, [rows, d]. */
@@ -87,13 +150,13 @@ export function vectorProgram(
   config: LlamaConfig,
   lora?: LoraGraph,
 ): { vectors: Value } {
-  const { ids, context } = sequenceContext(config, lora);
+  const { ids, context } = sequenceContext(config, { lora });
   return { vectors: model.normalize(runLayers(model, ids, context, input('rows', 'int64', ['rows']))) };
 }
 
 /** All hidden states `hidden.0` (embeddings) ... `hidden.n` (after the final norm), [batch * time, d], and `logits`. */
 export function tracingProgram(model: LayeredModel, config: LlamaConfig, lora?: LoraGraph): Outputs {
-  const { ids, context } = sequenceContext(config, lora);
+  const { ids, context } = sequenceContext(config, { lora });
   const outputs: Record<string, Value> = {};
   let hidden = model.embed(ids);
   for (let index = 0; index < model.layerCount; index++) {
@@ -104,19 +167,21 @@ export function tracingProgram(model: LayeredModel, config: LlamaConfig, lora?: 
   return { ...outputs, [`hidden.${model.layerCount}`]: last, logits: model.logits(last) };
 }
 
-/** `logProbabilities` of the token after each prompt, [users, vocabulary], and the prompts' keys and values per layer. */
+/**
+ * `logProbabilities` of the token after each prompt, [users, vocabulary], and the keys and values of prefix and prompt
+ * per layer, [users, KV, prefix + time, headDim].
+ */
 export function promptProgram(model: LayeredModel, config: LlamaConfig, lora?: LoraGraph): Outputs {
   const outputs: Record<string, Value> = {};
-  const { ids, context } = sequenceContext(config, lora);
-  const keeping: LayerContext = {
-    ...context,
-    attend: (layer, attended) => {
-      outputs[keyName(layer)] = attended.keys;
-      outputs[valueName(layer)] = attended.values;
-      return context.attend(layer, attended);
+  const { ids, context } = sequenceContext(config, {
+    lora,
+    prefixed: true,
+    onRead(layer, keys, values) {
+      outputs[keyName(layer)] = keys;
+      outputs[valueName(layer)] = values;
     },
-  };
-  const hidden = runLayers(model, ids, keeping, input('rows', 'int64', ['rows']));
+  });
+  const hidden = runLayers(model, ids, context, input('rows', 'int64', ['rows']));
   return { logProbabilities: logSoftmax(model.logits(model.normalize(hidden))), ...outputs };
 }
 
@@ -124,20 +189,19 @@ export function promptProgram(model: LayeredModel, config: LlamaConfig, lora?: L
 export function decodingProgram(model: LayeredModel, config: LlamaConfig, lora?: LoraGraph): Outputs {
   const { keyValueHeadCount: KV, headDim } = config;
   const outputs: Record<string, Value> = {};
-  const ids = input('ids', 'int64', ['users', 'beams']);
-  const rows = 'beams*users';
+  const ids = reshape(input('ids', 'int64', ['users', 'beams']), [times('users', 'beams')]);
+  const rows = times('users', 'beams');
   const prompt = (name: string) => input(`prompt.${name}`, 'float32', ['users', KV, 'prompt', headDim]);
   const generated = (name: string) => input(name, 'float32', ['rows', KV, 'generated', headDim]);
   const parents = reshape(input('parents', 'int64', ['users', 'beams']), [rows]);
   const promptMask = input('promptMask', 'float32', ['users', 1, 1, 'prompt']);
   const context: LayerContext = {
-    batch: rows,
-    time: 1,
-    ...positionInputs(config, rows, 1),
-    attend: (layer, attended) => {
+    ...rotaryInputs(headDim, rows, 1),
+    attend: (layer, attended: Attended) => {
       const cache: DecodingCache = {
         users: 'users',
         beams: 'beams',
+        headDim,
         promptKeys: prompt(keyName(layer)),
         promptValues: prompt(valueName(layer)),
         promptMask,
@@ -160,4 +224,9 @@ export function decodingProgram(model: LayeredModel, config: LlamaConfig, lora?:
 
 export const keyName = (layer: number): string => `keys.${layer}`;
 export const valueName = (layer: number): string => `values.${layer}`;
+export const prefixName = (name: string): string => `prefix.${name}`;
 export const grownName = (name: string): string => `grown.${name}`;
+/** The names of all layers' keys and values. */
+export function cacheNames(layerCount: number): string[] {
+  return Array.from({ length: layerCount }, (_, layer) => [keyName(layer), valueName(layer)]).flat();
+}

@@ -2,9 +2,9 @@
 // gradients are slopes of the loss, dropout is reproducible.
 import { float32, input, type NamedTensors, nodeRuntime, random } from '@fellrec/graph';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { dropoutFeeds, ignoredLabel, labelCount, type Sequence } from '../src/batch.ts';
+import { dropoutFeeds, ignoredLabel, labelCount, type Sequence, sharedPrefix } from '../src/batch.ts';
 import { openCheckpoint } from '../src/checkpoint/checkpoint.ts';
-import { type Adapter, type LanguageModel, languageModel } from '../src/language-model.ts';
+import { type Adapter, type LanguageModel, languageModel, type StepResult } from '../src/language-model.ts';
 import { initialAdapter, type LoraConfig, loraName, projections } from '../src/lora.ts';
 import { largestDifference, norm, relativeDifference } from './numbers.ts';
 import { fixture, temporaryFolder } from './shared.ts';
@@ -121,7 +121,7 @@ describe('gradients', () => {
         expect(relativeDifference(data, whole.gradients.get(name)!.data), name).toBeLessThan(1e-5);
     }
     expect(Math.abs(whole.loss - (await model.loss(withSilent, adapter)))).toBeLessThan(1e-5);
-    expect(whole.tokens).toEqual({ real: 3 + 17 + 9 + 30 + 16, padded: 5 * 32 });
+    expect(whole.tokens).toEqual({ real: 3 + 17 + 9 + 30 + 16, shared: 0, padded: 5 * 32 });
   });
 
   test('are slopes of the loss, for each of the seven projections', async () => {
@@ -214,7 +214,8 @@ describe('dropout', () => {
       ['dropout.a', 'dropout.b'].map((name) => [name, input(name, 'bool', ['batch*time', 64])]),
     ).set('dropout.last', input('dropout.last', 'bool', ['labels', 64]));
     for (const rate of [0.05, 0.5]) {
-      const feeds = dropoutFeeds(masks, rate, { tokens: 1000, labels: 300 }, [1, 'x']);
+      const rows = [0, 1].map((stream) => ({ stream, tokens: 500, stride: 500, labels: 150 }));
+      const feeds = dropoutFeeds(masks, rate, rows, [1, 'x']);
       expect(feeds['dropout.last']!.dims).toEqual([300, 64]);
       expect(feeds['dropout.a']!.dims).toEqual([1000, 64]);
       expect(feeds['dropout.a']!.data).not.toEqual(feeds['dropout.b']!.data);
@@ -228,6 +229,69 @@ describe('dropout', () => {
         expect(Math.abs(pairs - rate ** 2)).toBeLessThan(5 * Math.sqrt(rate ** 2 / kept.length) + 1e-4);
       }
     }
+  });
+});
+
+describe('a prefix that all sequences share', () => {
+  const common = tokens(13);
+  const behind = [4, 18, 2, 9, 25].map((length) => [...common, ...tokens(length + 1).slice(1)]);
+  const sharing = behind.map((ids) => sequence(ids, 14));
+  /** Its neighbour begins with another token, so that nothing is shared. */
+  const alone = async (compute: (part: Sequence[]) => Promise<StepResult>) => {
+    const total = labelCount(sharing);
+    const parts = await Promise.all(
+      sharing.map(async (each) => [labelCount([each]), await compute([each])] as const),
+    );
+    return parts.map(([labels, part]) => ({ weight: labels / total, ...part }));
+  };
+
+  test('ends where they differ, before what predicts a label, and leaves each a token', () => {
+    expect(sharedPrefix(sharing)).toBe(13);
+    expect(sharedPrefix(behind.map((ids) => sequence(ids, 9)))).toBe(8);
+    expect(sharedPrefix(behind.map((ids) => sequence(ids)))).toBe(0);
+    expect(sharedPrefix([common, common].map((ids) => ({ ids })))).toBe(12);
+    expect(sharedPrefix([{ ids: common }])).toBe(0);
+    expect(sharedPrefix([])).toBe(0);
+    const padded = { ids: common, attention: common.map(() => 1) };
+    expect(sharedPrefix([padded, padded])).toBe(0);
+  });
+
+  test.each([plain, all])('changes neither loss nor gradients: $targetModules', async (config) => {
+    const adapter = adapterOf(config);
+    for (const microBatch of [1, 2, 5]) {
+      const found = await model.gradients(sharing, adapter, { microBatch });
+      expect(found.tokens.shared).toBe(13);
+      const parts = await alone((part) => model.gradients(part, adapter));
+      const loss = parts.reduce((sum, part) => sum + part.weight * part.loss, 0);
+      expect(Math.abs(found.loss / loss - 1)).toBeLessThan(1e-6);
+      expect(Math.abs((await model.loss(sharing, adapter)) / loss - 1)).toBeLessThan(1e-6);
+      for (const [name, { data }] of found.gradients) {
+        const sum = Float64Array.from(data, (_, i) =>
+          parts.reduce((n, { weight, gradients }) => n + weight * gradients.get(name)!.data[i]!, 0),
+        );
+        expect(relativeDifference(data, sum), name).toBeLessThan(2e-6);
+      }
+    }
+  });
+
+  test.each([1, 3])('changes no continuation: %i beams', async (beams) => {
+    const adapter = adapterOf(all);
+    const options = { beams, maxNewTokens: 8, eosIds: [2] };
+    const together = await model.generate(behind, { ...options, batch: 2 }, adapter);
+    for (const [i, ids] of behind.entries()) {
+      const [own] = await model.generate([ids], options, adapter);
+      expect(together[i]!.map(({ ids }) => ids)).toEqual(own!.map(({ ids }) => ids));
+    }
+  });
+
+  test('drops the same whatever the micro-batches', async () => {
+    const adapter = adapterOf({ ...all, dropout: 0.3 });
+    const [one, two] = await Promise.all(
+      [1, 3].map((microBatch) => model.gradients(sharing, adapter, { microBatch, dropoutSeed: [1] })),
+    );
+    expect(Math.abs(one!.loss / two!.loss - 1)).toBeLessThan(1e-6);
+    for (const [name, { data }] of one!.gradients)
+      expect(relativeDifference(data, two!.gradients.get(name)!.data), name).toBeLessThan(1e-5);
   });
 });
 

@@ -2,7 +2,14 @@
 import { type Dim, plus, type Shape, terms } from '../dim.ts';
 import type { Outputs } from '../segments.ts';
 import { float32, int64, type StoredTensor, type Tensor } from '../tensor.ts';
-import { type OperationKind, type OperationOf, topological, type Value, type ValueType } from '../value.ts';
+import {
+  type OperationKind,
+  type OperationOf,
+  type QuantizedMatrix,
+  topological,
+  type Value,
+  type ValueType,
+} from '../value.ts';
 import { type Attribute, encodeModel, type Initializer, type Node, rawBytes } from './encode.ts';
 
 /** What the compiler of a runtime needs to know of a model. */
@@ -91,11 +98,14 @@ class Emitter {
     return name;
   }
 
+  /** A tensor that stays in its file, in the file's type. */
   stored(name: string, stored: StoredTensor): string {
-    const { dims, dtype, byteOffset, byteLength } = stored;
-    const external = { location: this.#locationOf(stored), byteOffset, byteLength };
-    this.initializers.push({ name, dims, dtype, external });
-    return dtype === 'float32' ? name : this.node('Cast', [name], { to: 1 });
+    return this.once(`stored ${name}`, () => {
+      const { dims, dtype, byteOffset, byteLength } = stored;
+      const external = { location: this.#locationOf(stored), byteOffset, byteLength };
+      this.initializers.push({ name, dims, dtype, external });
+      return name;
+    });
   }
 
   /** A dimension as an int64 tensor [1], computed from the shapes of what is fed. */
@@ -111,6 +121,11 @@ class Emitter {
         })
         .reduce((a, b) => this.node('Add', [a, b])),
     );
+  }
+
+  /** A dimension as a float32 number. */
+  count(dim: Dim): string {
+    return typeof dim === 'number' ? this.number(dim) : this.node('Cast', [this.size(dim)], { to: 1 });
   }
 
   shape(shape: Shape): string {
@@ -150,7 +165,10 @@ const plain =
 
 const emissionRules: { readonly [K in OperationKind]: EmissionRule<K> } = {
   input: (_, __, { name }) => name,
-  weight: (e, _, { name, stored }) => e.stored(name, stored),
+  weight: (e, _, { name, stored }) => {
+    const found = e.stored(name, stored);
+    return stored.dtype === 'float32' ? found : e.node('Cast', [found], { to: 1 });
+  },
   constant: (e, _, { tensor }) => e.tensor(tensor),
   add: plain('Add'),
   sub: plain('Sub'),
@@ -171,8 +189,9 @@ const emissionRules: { readonly [K in OperationKind]: EmissionRule<K> } = {
   softmax: plain('Softmax', { axis: -1 }),
   logSoftmax: plain('LogSoftmax', { axis: -1 }),
   // Not the second output of SimplifiedLayerNormalization: ONNX Runtime 1.30 computes it wrongly on WebGPU.
-  rmsInverse: (e, [x], { epsilon }) => {
-    const mean = e.node('ReduceMean', [e.node('Mul', [x!, x!]), e.integers(-1)], { keepdims: 1 });
+  rmsInverse: (e, [x], { epsilon }, { inputs }) => {
+    const squares = e.node('ReduceSumSquare', [x!, e.integers(-1)], { keepdims: 1 });
+    const mean = e.node('Div', [squares, e.count(inputs[0]!.shape.at(-1)!)]);
     return e.node('Reciprocal', [e.node('Sqrt', [e.node('Add', [mean, e.number(epsilon)])])]);
   },
   rmsNorm: (e, inputs, { epsilon }) =>
@@ -188,10 +207,13 @@ const emissionRules: { readonly [K in OperationKind]: EmissionRule<K> } = {
     );
     return e.node('Neg', [e.node('Squeeze', [picked, e.integers(1)])]);
   },
-  oneHot: (e, [labels], { classes }) => {
-    const values = e.once('off and on', () => e.tensor(float32([0, 1], [2])));
-    return e.node('OneHot', [labels!, e.integers(classes), values], { axis: -1 });
+  minusOneHot: (e, [x, labels]) => {
+    const places = e.node('Unsqueeze', [labels!, e.integers(1)]);
+    const ones = e.node('Expand', [e.number(-1), e.node('Shape', [places])]);
+    return e.node('ScatterElements', [x!, places, ones], { axis: 1, reduction: 'add' });
   },
+  quantizedLinear: (e, [x], { terms, forward }) =>
+    terms === 1 ? oneTerm(e, x!, forward) : twoTerms(e, x!, forward),
   sum: (e, [x], { axes }) => e.node('ReduceSum', [x!, e.integers(...axes)], { keepdims: 1 }),
   expand: (e, [x], { shape }) => e.node('Expand', [x!, e.shape(shape)]),
   reshape: (e, [x], { shape }) => {
@@ -223,11 +245,63 @@ const emissionRules: { readonly [K in OperationKind]: EmissionRule<K> } = {
     const places = e.node('Expand', [rows, e.node('Shape', [x!])]);
     return e.node('ScatterElements', [zeros, places, x!], { axis: 0, reduction: 'add' });
   },
+  // Every token is a batch of its own: so the operator's limit, a table as long as the sequence, does not bind.
   rotary: (e, [x, positions, cos, sin], { inverse }) => {
     const turned = inverse ? e.once(`negative ${sin}`, () => e.node('Neg', [sin!])) : sin!;
-    return e.microsoft('RotaryEmbedding', [x!, positions!, cos!, turned], { interleaved: 0 });
+    const places = e.once(`column ${positions}`, () => e.node('Unsqueeze', [positions!, e.integers(1)]));
+    const rotated = e.microsoft(
+      'RotaryEmbedding',
+      [e.node('Unsqueeze', [x!, e.integers(1)]), places, cos!, turned],
+      { interleaved: 0 },
+    );
+    return e.node('Squeeze', [rotated, e.integers(1)]);
   },
 };
+
+/** x / step to unsigned 8-bit integers around 128, and back: the operators that round want a zero point. */
+const zeroPoint = (e: Emitter): string =>
+  e.once('zero point', () => {
+    const name = e.fresh();
+    e.initializers.push({ name, dims: [], dtype: 'uint8', bytes: Uint8Array.of(128) });
+    return name;
+  });
+
+function integerProduct(
+  e: Emitter,
+  rounded: string,
+  step: string,
+  { name, values, scales }: QuantizedMatrix,
+): string {
+  const [right, rightScales] = [e.stored(`${name}.values`, values), e.stored(`${name}.scales`, scales)];
+  return e.microsoft('MatMulIntegerToFloat', [rounded, right, step, rightScales, zeroPoint(e)]);
+}
+
+/** Every row rounded to multiples of 1/127 of its largest magnitude; products of the same x share the rounding. */
+function oneTerm(e: Emitter, x: string, matrix: QuantizedMatrix): string {
+  const step = e.once(`row step ${x}`, () => {
+    const largest = e.node('ReduceMax', [e.node('Abs', [x]), e.integers(-1)], { keepdims: 1 });
+    return e.node('Mul', [e.node('Max', [largest, e.number(1e-30)]), e.number(1 / 127)]);
+  });
+  const rounded = e.once(`rounded rows ${x}`, () =>
+    e.node('QuantizeLinear', [e.node('Div', [x, step]), e.number(1), zeroPoint(e)]),
+  );
+  return e.node('Mul', [integerProduct(e, rounded, e.number(1), matrix), step]);
+}
+
+/** x = high + low, high in multiples of 1/127 of the largest magnitude of all, low of 1/254 of that. */
+function twoTerms(e: Emitter, x: string, matrix: QuantizedMatrix): string {
+  const step = e.once(`step ${x}`, () => {
+    const largest = e.node('ReduceMax', [e.node('Abs', [x])], { keepdims: 0 });
+    return e.node('Mul', [e.node('Max', [largest, e.number(1e-30)]), e.number(1 / 127)]);
+  });
+  const high = e.once(`high ${x}`, () => e.node('QuantizeLinear', [x, step, zeroPoint(e)]));
+  const lowStep = e.once(`low step ${x}`, () => e.node('Mul', [step, e.number(1 / 254)]));
+  const low = e.once(`low ${x}`, () => {
+    const remainder = e.node('Sub', [x, e.node('DequantizeLinear', [high, step, zeroPoint(e)])]);
+    return e.node('QuantizeLinear', [remainder, lowStep, zeroPoint(e)]);
+  });
+  return e.node('Add', [integerProduct(e, high, step, matrix), integerProduct(e, low, lowStep, matrix)]);
+}
 
 /** The model that computes `outputs`. @throws if two leaves have one name, or a named size occurs in no input. */
 export function emit(outputs: Outputs, locationOf: LocationOf): OnnxModel {

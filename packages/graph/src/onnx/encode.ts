@@ -3,7 +3,7 @@ import { BinaryWriter, WireType } from '@bufbuild/protobuf/wire';
 import type { Tensor } from '../tensor.ts';
 
 /** TensorProto.DataType. */
-const dataTypes = { float32: 1, int64: 7, bool: 9, float16: 10, bfloat16: 16 } as const;
+const dataTypes = { float32: 1, uint8: 2, int8: 3, int64: 7, bool: 9, float16: 10, bfloat16: 16 } as const;
 type DataType = keyof typeof dataTypes;
 
 export type Attribute = number | string | readonly number[] | { readonly float: number };

@@ -1,6 +1,6 @@
 // ONNX Runtime in Node, on the CPU.
 import { availableParallelism } from 'node:os';
-import { dirname, relative, sep } from 'node:path';
+import { dirname, join, relative, sep } from 'node:path';
 import * as ort from 'onnxruntime-node';
 import type { Shape } from '../dim.ts';
 import { emit, type OnnxModel } from '../onnx/emit.ts';
@@ -12,10 +12,15 @@ import type { CompileOptions, Feeds, Program, Runtime } from './runtime.ts';
 export interface NodeRuntimeOptions {
   /** Threads that one program computes with; as many as there are cores if absent. */
   readonly threads?: number;
+  /** Every program writes ONNX Runtime's profile (JSON, Chrome's tracing format) here when it is disposed. */
+  readonly profileFolder?: string;
 }
 
 /** A runtime that computes on the CPU. Weights are mapped from their files. */
-export function nodeRuntime({ threads = availableParallelism() }: NodeRuntimeOptions = {}): Runtime {
+export function nodeRuntime({
+  threads = availableParallelism(),
+  profileFolder,
+}: NodeRuntimeOptions = {}): Runtime {
   return {
     async compile<O extends Outputs>(outputs: O, { prepack = true }: CompileOptions = {}) {
       const folder = commonFolder(outputs);
@@ -26,6 +31,7 @@ export function nodeRuntime({ threads = availableParallelism() }: NodeRuntimeOpt
         // Lengths vary from batch to batch, so a pattern of allocations made for one shape does not serve the next.
         enableMemPattern: false,
         logSeverityLevel: 3,
+        ...(profileFolder && { enableProfiling: true, profileFilePrefix: join(profileFolder, 'program') }),
         extra: {
           session: {
             model_external_initializers_file_folder_path: folder,
@@ -33,13 +39,14 @@ export function nodeRuntime({ threads = availableParallelism() }: NodeRuntimeOpt
           },
         },
       });
-      return program(session, model) as Program<keyof O & string>;
+      return program(session, model, profileFolder !== undefined) as Program<keyof O & string>;
     },
   };
 }
 
-function program(session: ort.InferenceSession, model: OnnxModel): Program {
+function program(session: ort.InferenceSession, model: OnnxModel, profiled: boolean): Program {
   return {
+    inputs: new Set(model.inputs.keys()),
     async run(feeds) {
       checkFeeds(model, feeds);
       const found = await session.run(
@@ -57,7 +64,10 @@ function program(session: ort.InferenceSession, model: OnnxModel): Program {
         ]),
       );
     },
-    dispose: () => session.release(),
+    async dispose() {
+      if (profiled) session.endProfiling();
+      await session.release();
+    },
   };
 }
 
@@ -92,9 +102,10 @@ function fits(dims: readonly number[], shape: Shape, sizes: Map<string, number>)
 
 /** The deepest folder that holds all files of a graph's weights: ONNX Runtime looks for them below one folder. */
 function commonFolder(outputs: Outputs): string {
-  const files = topological(Object.values(outputs)).order.flatMap(({ operation }): StoredTensor[] =>
-    operation.kind === 'weight' ? [operation.stored] : [],
-  );
+  const files = topological(Object.values(outputs)).order.flatMap(({ operation }): StoredTensor[] => {
+    if (operation.kind === 'weight') return [operation.stored];
+    return operation.kind === 'quantizedLinear' ? [operation.forward.values, operation.forward.scales] : [];
+  });
   const folders = files.map(({ file }) => dirname(file).split(sep));
   const [first, ...rest] = folders;
   if (!first) return process.cwd();

@@ -6,6 +6,8 @@ export type Feeds = Readonly<Record<string, Tensor>>;
 
 /** A compiled graph. Holds native memory until disposed. */
 export interface Program<Name extends string = string> {
+  /** What must be fed: inputs of the graph that no output needs are none of the program's. */
+  readonly inputs: ReadonlySet<string>;
   /** @throws naming inputs that are missing, unknown, of another type, or of a shape that does not fit. */
   run(feeds: Feeds): Promise<Record<Name, Tensor>>;
   dispose(): Promise<void>;

@@ -101,38 +101,33 @@ export function bigrec(options: BigrecOptions): Recommender {
     { k, seed, onProgress }: RecommendOptions,
   ): Promise<Recommended[]> {
     const items = await titles();
-    const prompts = queries
-      .map(({ history }, index) => {
-        const { value: ids, dropped } = promptTokens(history, maxNewTokens, text);
-        return { index, ids, dropped };
-      })
-      .sort((a, b) => a.ids.length - b.ids.length);
-    const found: Recommended[] = [];
-    for (let at = 0; at < prompts.length; at += generationBatch) {
-      const part = prompts.slice(at, at + generationBatch);
-      const generated = await model.generate(
-        part.map(({ ids }) => ids),
-        { beams, maxNewTokens, eosIds: config.eosIds },
-        adapter(parameters),
-      );
-      const answers = generated.map(([best]) => parseAnswer(tokenizer.decode(best!.ids)));
-      const places = await textVectors(answers, model, tokenizer);
-      part.forEach(({ index, dropped }, i) => {
-        const scores = nearness(places[i]!, items);
-        const ranked = rank(scores, {
-          k,
-          exclude: queries[index]!.seen,
-          random: random(seed, 'ties', index),
-        });
-        found[index] = {
-          items: ranked.map((item) => ({ item, score: scores[item]! })),
-          answer: answers[i]!,
-          dropped,
-        };
+    const prompts = queries.map(({ history }) => promptTokens(history, maxNewTokens, text));
+    const generated = await model.generate(
+      prompts.map(({ value }) => value),
+      {
+        beams,
+        maxNewTokens,
+        eosIds: config.eosIds,
+        batch: generationBatch,
+        ...(onProgress && { onProgress }),
+      },
+      adapter(parameters),
+    );
+    const answers = generated.map(([best]) => parseAnswer(tokenizer.decode(best!.ids)));
+    const places = await textVectors(answers, model, tokenizer);
+    return places.map((place, index) => {
+      const scores = nearness(place, items);
+      const ranked = rank(scores, {
+        k,
+        exclude: queries[index]!.seen,
+        random: random(seed, 'ties', index),
       });
-      onProgress?.(at + part.length, prompts.length);
-    }
-    return found;
+      return {
+        items: ranked.map((item) => ({ item, score: scores[item]! })),
+        answer: answers[index]!,
+        dropped: prompts[index]!.dropped,
+      };
+    });
   }
 
   return {
@@ -142,9 +137,7 @@ export function bigrec(options: BigrecOptions): Recommender {
       samples.filter((sample) => trainingSequence(sample, lossOn, text).dropped > 0).length,
     loss: (samples, parameters) =>
       model.loss(
-        samples
-          .map((sample) => trainingSequence(sample, lossOn, text).value)
-          .sort((a, b) => a.ids.length - b.ids.length),
+        samples.map((sample) => trainingSequence(sample, lossOn, text).value),
         adapter(parameters),
       ),
     recommend,
@@ -164,7 +157,7 @@ export function bigrec(options: BigrecOptions): Recommender {
   };
 }
 
-/** Shuffled batches; within a batch, like lengths stand together, so that micro-batches hold little padding. */
+/** Shuffled batches. */
 function batches(
   sequences: readonly Sequence[],
   size: number,
@@ -172,6 +165,6 @@ function batches(
 ): Sequence[][] {
   const order = random(...stream).shuffle(sequences);
   return Array.from({ length: Math.ceil(order.length / size) }, (_, i) =>
-    order.slice(i * size, (i + 1) * size).sort((a, b) => a.ids.length - b.ids.length),
+    order.slice(i * size, (i + 1) * size),
   );
 }
