@@ -4,6 +4,7 @@ export * from './operations.ts';
 export { type AdamWOptions, type AdamWState, adamW, globalNorm, type Optimizer } from './optimizers/adamw.ts';
 export { linearSchedule } from './optimizers/schedule.ts';
 export { print } from './print.ts';
+export { type RowProducts, rowProducts } from './products.ts';
 export { type Random, random } from './random.ts';
 export { type NodeRuntimeOptions, nodeRuntime } from './runtime/node.ts';
 export type { CompileOptions, Feeds, Program, Runtime } from './runtime/runtime.ts';
