@@ -3,7 +3,8 @@
 //
 //   node bench/aggregation.ts [repetitions]
 import { cpus } from 'node:os';
-import { applyMixing, type ClientUpdate, fellrec } from '../packages/federation/src/index.ts';
+import { fellrec, plainProducts } from '../packages/federation/src/index.ts';
+import { inMemory } from '../packages/federation/src/parameters/memory.ts';
 
 const repetitions = Number(process.argv[2] ?? 30);
 const clients = 5;
@@ -24,26 +25,27 @@ function adapter(seed: number): Map<string, { dtype: 'float32'; dims: number[]; 
   );
 }
 
-const updates: ClientUpdate[] = Array.from({ length: clients }, (_, c) => ({
-  client: `client-${c}`,
-  // Its own start, as after the first personalised round: nothing is shared in memory.
-  start: adapter(c + 1),
-  parameters: adapter(c + 101),
-  loss: 1 + c / 10,
-  samples: 1000,
-}));
+// Its own start, as after the first personalised round: nothing is shared in memory.
+const starts = Array.from({ length: clients }, (_, c) => adapter(c + 1));
+const trained = Array.from({ length: clients }, (_, c) => adapter(c + 101));
+const reports = starts.map((_, c) => ({ client: `client-${c}`, loss: 1 + c / 10, samples: 1000 }));
 const strategy = fellrec({
   similarityOn: 'update',
   heating: { alpha: 0.7, beta: 5, temperature: 1, exponent: 't/beta' },
 });
-const parameters = updates.map((update) => update.parameters);
 
 const seconds = { mix: [] as number[], apply: [] as number[], total: [] as number[] };
 for (let i = 0; i < repetitions; i++) {
+  const parameters = await inMemory({
+    like: starts[0]!,
+    starts: starts.map((start) => async () => start),
+    products: plainProducts,
+  });
+  for (const [c, own] of trained.entries()) await parameters.keep(c, own);
   const started = performance.now();
-  const { matrix } = strategy.mix(updates, 1);
+  const { matrix } = strategy.mix(reports, { round: 1, cosines: await parameters.cosines('update') });
   const mixed = performance.now();
-  applyMixing(matrix, parameters);
+  await parameters.mix(matrix);
   const ended = performance.now();
   seconds.mix.push((mixed - started) / 1000);
   seconds.apply.push((ended - mixed) / 1000);

@@ -1,25 +1,22 @@
 // What must hold between clients before their parameters may be mixed.
 import type { NamedTensors } from '@fellrec/graph';
 
-/** @throws naming every tensor that is missing, unknown or of another shape, compared with the first owner's. */
-export function assertSameTensors(
-  owned: readonly { readonly owner: string; readonly tensors: NamedTensors }[],
-  place: string,
-): void {
-  const [first, ...others] = owned;
-  if (!first) return;
+export interface Owned {
+  readonly owner: string;
+  readonly tensors: NamedTensors;
+}
+
+/** @throws naming every tensor that is missing, unknown or of another shape, compared with those of `first`. */
+export function assertSameTensors(first: Owned, { owner, tensors }: Owned, place: string): void {
   const mismatches: string[] = [];
-  for (const { owner, tensors } of others) {
-    if (tensors === first.tensors) continue;
-    for (const [name, { dims }] of first.tensors) {
-      const other = tensors.get(name);
-      if (!other) mismatches.push(`${owner} has no "${name}"`);
-      else if (other.dims.join() !== dims.join())
-        mismatches.push(`"${name}" of ${owner} is [${other.dims.join(', ')}], not [${dims.join(', ')}]`);
-    }
-    for (const name of tensors.keys())
-      if (!first.tensors.has(name)) mismatches.push(`${owner} has a "${name}"`);
+  for (const [name, { dims }] of first.tensors) {
+    const other = tensors.get(name);
+    if (!other) mismatches.push(`${owner} has no "${name}"`);
+    else if (other.dims.join() !== dims.join())
+      mismatches.push(`"${name}" of ${owner} is [${other.dims.join(', ')}], not [${dims.join(', ')}]`);
   }
+  for (const name of tensors.keys())
+    if (!first.tensors.has(name)) mismatches.push(`${owner} has a "${name}"`);
   if (mismatches.length > 0)
     throw new Error(`${place}: tensors differ from those of ${first.owner}:\n  ${mismatches.join('\n  ')}`);
 }

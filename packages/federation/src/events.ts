@@ -1,6 +1,6 @@
 // What a federation says while it runs. Progress bars, logs, the store and the network listen to it.
-import type { NamedTensors } from '@fellrec/graph';
 import type { TrainingProgress } from './client.ts';
+import type { ReadParameters } from './parameters/round-parameters.ts';
 import type { Mixing } from './strategies/strategy.ts';
 
 export interface BestRound {
@@ -11,10 +11,13 @@ export interface BestRound {
 /** All that a run needs to go on as if it had never stopped. */
 export interface FederationState {
   readonly nextRound: number;
-  /** What each client starts the next round from. */
-  readonly parameters: ReadonlyMap<string, NamedTensors>;
-  /** Each client's parameters of the lowest validation loss of its own. */
-  readonly best: ReadonlyMap<string, BestRound & { readonly parameters: NamedTensors }>;
+  /**
+   * What each client starts the next round from, read when it is asked for: all of them need not fit in memory. While
+   * the federation runs, to be read before its next round is mixed.
+   */
+  readonly parameters: ReadonlyMap<string, ReadParameters>;
+  /** Each client's round of the lowest validation loss of its own; whoever wants its parameters keeps them then. */
+  readonly best: ReadonlyMap<string, BestRound>;
   /** Lowest validation loss over all clients. */
   readonly bestOverall: BestRound | undefined;
   readonly roundsWithoutImprovement: number;

@@ -1,10 +1,13 @@
-// The round, written once: train everyone from their own start, mix from a snapshot, evaluate, keep the best.
-import type { NamedTensors } from '@fellrec/graph';
+// The round, written once: train everyone from their own start, mix from a snapshot, evaluate, note the best.
+import { elementCount, type NamedTensors } from '@fellrec/graph';
 import { assertFinite, assertRowStochastic, assertSameTensors } from './checks.ts';
 import type { Client, Evaluation, TrainingProgress, Update } from './client.ts';
 import type { BestRound, FederationEvent, FederationState, RoundRecord } from './events.ts';
-import { applyMixing } from './mixing.ts';
-import type { ClientUpdate, Strategy } from './strategies/strategy.ts';
+import { onDisk } from './parameters/disk.ts';
+import { inMemory } from './parameters/memory.ts';
+import type { ReadParameters, RoundParameters } from './parameters/round-parameters.ts';
+import { type Products, plainProducts } from './products/products.ts';
+import type { ClientReport, Strategy } from './strategies/strategy.ts';
 
 export interface FederateOptions {
   readonly clients: readonly Client[];
@@ -16,22 +19,29 @@ export interface FederateOptions {
   /** Stops after this many rounds without a lower validation loss. */
   readonly patience: number;
   readonly resume?: FederationState;
+  /** Compares and mixes many clients' parameters; without it that is done in plain TypeScript. */
+  readonly products?: Products;
+  /** Where many clients' parameters lie while it runs; without it they stay in memory. */
+  readonly spill?: SpillOptions;
 }
+
+export interface SpillOptions {
+  readonly directory: string;
+  /** All clients' parameters that are larger go there (default: 256 MiB). A round holds them up to three times. */
+  readonly aboveBytes?: number;
+}
+
+/** Up to here the products in plain TypeScript are as fast: they read what the clients returned without copying it. */
+const fewClients = 12;
 
 /**
  * Runs rounds until `rounds` are done or the validation loss stops falling, one client after another.
  * @throws if a client fails, if a loss or a parameter is not finite, or if clients return different tensors.
  */
-export async function* federate({
-  clients,
-  strategy,
-  initial,
-  rounds,
-  patience,
-  resume,
-}: FederateOptions): AsyncGenerator<FederationEvent, void, undefined> {
+export async function* federate(options: FederateOptions): AsyncGenerator<FederationEvent, void, undefined> {
+  const { clients, strategy, initial, rounds, patience, resume } = options;
   const active = clients.filter(({ samples }) => samples > 0);
-  let state = resume ? inOrderOf(initial, resume) : startFrom(initial, active);
+  let state = resume ?? startFrom(initial, active);
   assertClients(clients, active, state);
   yield {
     type: 'run-started',
@@ -42,32 +52,54 @@ export async function* federate({
     patience,
   };
   for (const { name, samples } of clients) if (samples === 0) yield { type: 'client-skipped', client: name };
-  while (state.nextRound < rounds && state.roundsWithoutImprovement < patience)
-    state = yield* runRound(active, strategy, state);
+  const goesOn = () => state.nextRound < rounds && state.roundsWithoutImprovement < patience;
+  if (goesOn()) {
+    const parameters = await openParameters(options, active, state);
+    try {
+      while (goesOn())
+        state = yield* runRound({ clients: active, strategy, initial, parameters, before: state });
+    } finally {
+      await parameters.close();
+    }
+  }
   if (state.roundsWithoutImprovement >= patience && state.bestOverall)
     yield { type: 'stopped-early', round: state.nextRound - 1, bestRound: state.bestOverall.round };
   yield { type: 'run-finished', rounds: state.nextRound, bestOverall: state.bestOverall };
 }
 
-async function* runRound(
-  clients: readonly Client[],
-  strategy: Strategy,
-  before: FederationState,
-): AsyncGenerator<FederationEvent, FederationState> {
+interface Round {
+  readonly clients: readonly Client[];
+  readonly strategy: Strategy;
+  readonly initial: NamedTensors;
+  readonly parameters: RoundParameters;
+  readonly before: FederationState;
+}
+
+async function* runRound({
+  clients,
+  strategy,
+  initial,
+  parameters,
+  before,
+}: Round): AsyncGenerator<FederationEvent, FederationState> {
   const round = before.nextRound;
   const names = clients.map(({ name }) => name);
   const total = stopwatch();
   yield { type: 'round-started', round };
 
-  const updates: ClientUpdate[] = [];
+  const reports: ClientReport[] = [];
   const training: Record<string, number> = {};
-  for (const client of clients) {
-    const start = before.parameters.get(client.name)!;
+  const starts = parameters.starts();
+  for (const [c, client] of clients.entries()) {
+    const start = await starts[c]!();
     const seconds = stopwatch();
     const update = yield* trainClient(client, start, round);
     training[client.name] = seconds();
-    const { parameters, loss, samples, tokens } = update;
-    updates.push({ client: client.name, start, parameters, loss, samples });
+    const owned = { owner: client.name, tensors: update.parameters };
+    assertSameTensors({ owner: 'the common start', tensors: initial }, owned, `round ${round + 1}`);
+    await parameters.keep(c, update.parameters);
+    const { loss, samples, tokens } = update;
+    reports.push({ client: client.name, loss, samples });
     const counted = tokens === undefined ? {} : { tokens };
     yield {
       type: 'client-trained',
@@ -81,27 +113,20 @@ async function* runRound(
   }
 
   const aggregation = stopwatch();
-  assertSameTensors(
-    updates.flatMap(({ client, start, parameters }) => [
-      { owner: `${client} before training`, tensors: start },
-      { owner: client, tensors: parameters },
-    ]),
-    `round ${round + 1}`,
-  );
-  const mixing = strategy.mix(updates, round);
+  const cosines = strategy.similarityOn && (await parameters.cosines(strategy.similarityOn));
+  const mixing = strategy.mix(reports, { round, cosines });
   assertRowStochastic(mixing.matrix, clients.length, strategy.name);
-  const mixed = applyMixing(
-    mixing.matrix,
-    updates.map(({ parameters }) => parameters),
-  );
+  await parameters.mix(mixing.matrix);
+  const mixed = parameters.starts();
   const aggregationSeconds = aggregation();
   yield { type: 'aggregated', round, clients: names, mixing, seconds: aggregationSeconds };
 
   const validation: Record<string, Evaluation> = {};
   const evaluation: Record<string, number> = {};
   for (const [c, client] of clients.entries()) {
+    const own = await mixed[c]!();
     const seconds = stopwatch();
-    const { loss, samples } = await evaluateClient(client, mixed[c]!, round);
+    const { loss, samples } = await evaluateClient(client, own, round);
     evaluation[client.name] = seconds();
     validation[client.name] = { loss, samples };
     yield {
@@ -114,14 +139,13 @@ async function* runRound(
     };
   }
 
-  const parameters = new Map(names.map((name, c) => [name, mixed[c]!]));
-  const state = advance(before, parameters, validation);
-  const bytes = 4 * mixed.reduce((sum, tensors) => sum + countElements(tensors), 0);
+  const state = advance(before, new Map(names.map((name, c) => [name, mixed[c]!])), validation);
+  const bytes = parametersBytes(initial, clients.length);
   const record: RoundRecord = {
     round,
     clients: names,
-    samples: Object.fromEntries(updates.map(({ client, samples }) => [client, samples])),
-    losses: Object.fromEntries(updates.map(({ client, loss }) => [client, loss])),
+    samples: Object.fromEntries(reports.map(({ client, samples }) => [client, samples])),
+    losses: Object.fromEntries(reports.map(({ client, loss }) => [client, loss])),
     mixing,
     validation,
     validationLoss: overallLoss(Object.values(validation)),
@@ -179,17 +203,16 @@ async function evaluateClient(client: Client, parameters: NamedTensors, round: n
 /** The state after a round. A client without validation samples is best when all together are. */
 function advance(
   before: FederationState,
-  parameters: ReadonlyMap<string, NamedTensors>,
+  parameters: ReadonlyMap<string, ReadParameters>,
   validation: Readonly<Record<string, Evaluation>>,
 ): FederationState {
   const round = before.nextRound;
   const overall = overallLoss(Object.values(validation));
   const best = new Map(before.best);
-  for (const [name, tensors] of parameters) {
+  for (const name of parameters.keys()) {
     const { loss: own, samples } = validation[name]!;
     const loss = samples > 0 ? own : overall;
-    if (loss < (best.get(name)?.loss ?? Number.POSITIVE_INFINITY))
-      best.set(name, { round, loss, parameters: tensors });
+    if (loss < (best.get(name)?.loss ?? Number.POSITIVE_INFINITY)) best.set(name, { round, loss });
   }
   const improved = overall < (before.bestOverall?.loss ?? Number.POSITIVE_INFINITY);
   const bestOverall: BestRound | undefined = improved ? { round, loss: overall } : before.bestOverall;
@@ -209,23 +232,28 @@ function overallLoss(evaluations: readonly Evaluation[]): number {
 function startFrom(initial: NamedTensors, clients: readonly Client[]): FederationState {
   return {
     nextRound: 0,
-    parameters: new Map(clients.map(({ name }) => [name, initial])),
+    parameters: new Map(clients.map(({ name }) => [name, async () => initial])),
     best: new Map(),
     bestOverall: undefined,
     roundsWithoutImprovement: 0,
   };
 }
 
-/**
- * The state with its tensors in `initial`'s order, whatever order they were stored in: sums over all tensors (of a
- * similarity, of a gradient's norm) must round as in a run that never stopped. @throws if they are other tensors.
- */
-function inOrderOf(initial: NamedTensors, state: FederationState): FederationState {
-  const owned = [...state.parameters].map(([owner, tensors]) => ({ owner, tensors }));
-  assertSameTensors([{ owner: 'the common start', tensors: initial }, ...owned], 'the state to go on from');
-  const ordered = (tensors: NamedTensors) =>
-    new Map([...initial.keys()].map((name) => [name, tensors.get(name)!]));
-  return { ...state, parameters: new Map(owned.map(({ owner, tensors }) => [owner, ordered(tensors)])) };
+/** The parameters of a state, where they fit. @throws if they are other tensors than the common start's. */
+async function openParameters(
+  { initial, products = plainProducts, spill }: FederateOptions,
+  clients: readonly Client[],
+  { parameters }: FederationState,
+): Promise<RoundParameters> {
+  const starts = clients.map(({ name }) => async () => {
+    const tensors = await parameters.get(name)!();
+    const common = { owner: 'the common start', tensors: initial };
+    assertSameTensors(common, { owner: name, tensors }, 'the state to go on from');
+    return tensors;
+  });
+  const options = { like: initial, starts, products: clients.length > fewClients ? products : plainProducts };
+  const isLarge = spill && parametersBytes(initial, clients.length) > (spill.aboveBytes ?? 2 ** 28);
+  return isLarge ? onDisk(spill.directory, options) : inMemory(options);
 }
 
 function assertClients(clients: readonly Client[], active: readonly Client[], state: FederationState): void {
@@ -269,10 +297,11 @@ function stopwatch(): () => number {
   return () => (performance.now() - started) / 1000;
 }
 
-function countElements(tensors: NamedTensors): number {
-  let count = 0;
-  for (const { data } of tensors.values()) count += data.length;
-  return count;
+/** Of all clients together, 4 bytes an element. */
+function parametersBytes(like: NamedTensors, clients: number): number {
+  let elements = 0;
+  for (const { dims } of like.values()) elements += elementCount(dims);
+  return 4 * clients * elements;
 }
 
 function messageOf(cause: unknown): string {

@@ -1,7 +1,8 @@
 export type { Client, Evaluation, RoundContext, TrainingProgress, Update } from './client.ts';
 export type { BestRound, FederationEvent, FederationState, RoundRecord } from './events.ts';
-export { type FederateOptions, federate } from './federation.ts';
-export { applyMixing } from './mixing.ts';
+export { type FederateOptions, federate, type SpillOptions } from './federation.ts';
+export type { ReadParameters, SimilarityOn } from './parameters/round-parameters.ts';
+export { type Block, type Products, plainProducts, type Rows } from './products/products.ts';
 export {
   createRun,
   openRun,
@@ -11,4 +12,4 @@ export {
 } from './store/run-store.ts';
 export { centralized, fedavg, local, uniform } from './strategies/averages.ts';
 export { type FellrecOptions, fellrec, type Heating } from './strategies/fellrec.ts';
-export type { ClientUpdate, Mixing, Strategy } from './strategies/strategy.ts';
+export type { ClientReport, Mixing, RoundStatistics, Strategy } from './strategies/strategy.ts';

@@ -1,100 +1,26 @@
-// Applying a mixing matrix: new = matrix x old, from a snapshot, never in place (later clients must not average
-// what earlier ones have already averaged).
-import type { Float32Tensor, NamedTensors } from '@fellrec/graph';
+// The rows of a mixing matrix that have to be computed: equal ones share a result (FedAvg has one row in all).
 
-/**
- * Row c of the result is `sum_j matrix[c][j] parameters[j]`, summed in float64. The inputs stay as they are; equal
- * rows share one result, and a client that only keeps its own gets the same tensors back.
- */
-export function applyMixing(
-  matrix: readonly (readonly number[])[],
-  parameters: readonly NamedTensors[],
-): NamedTensors[] {
-  const results = new Map<string, NamedTensors>();
-  const computed: { readonly weights: readonly number[]; readonly tensors: Map<string, Float32Tensor> }[] =
-    [];
-  const mixed = matrix.map((weights) => {
-    const key = weights.join();
-    let result = results.get(key);
-    if (!result) {
-      const only = weights.indexOf(1);
-      const alone = only >= 0 && weights.every((weight, j) => j === only || weight === 0);
-      const tensors = new Map<string, Float32Tensor>();
-      if (!alone) computed.push({ weights, tensors });
-      result = alone ? parameters[only]! : tensors;
-      results.set(key, result);
-    }
-    return result;
+export interface DistinctRows {
+  readonly rows: readonly (readonly number[])[];
+  /** For each row of the matrix its place in `rows`. */
+  readonly places: readonly number[];
+}
+
+export function distinctRows(matrix: readonly (readonly number[])[]): DistinctRows {
+  const rows: (readonly number[])[] = [];
+  const places = matrix.map((row) => {
+    const known = rows.findIndex((other) => isSame(other, row));
+    return known >= 0 ? known : rows.push(row) - 1;
   });
-  const rows = computed.map(({ weights }) => weights);
-  for (const [name, { dims }] of computed.length > 0 ? parameters[0]! : []) {
-    const sources = parameters.map((tensors) => tensors.get(name)!.data);
-    for (const [c, data] of weightedSums(rows, sources).entries())
-      computed[c]!.tensors.set(name, { dtype: 'float32', dims, data });
-  }
-  return mixed;
+  return { rows, places };
 }
 
-/** `sum_j rows[c][j] sources[j]` for every row c. */
-function weightedSums(
-  rows: readonly (readonly number[])[],
-  sources: readonly Float32Array[],
-): Float32Array[] {
-  const length = sources[0]!.length;
-  const sums = rows.map(() => new Float32Array(length));
-  if (rows.length === 5 && sources.length === 5) fiveOfFive(rows, sources, sums);
-  else for (const [c, row] of rows.entries()) weightedSum(row, sources, sums[c]!);
-  return sums;
+function isSame(a: readonly number[], b: readonly number[]): boolean {
+  return a === b || a.every((weight, j) => weight === b[j]);
 }
 
-const blockLength = 4096;
-
-/** One row, in blocks that stay in the cache while the clients pass by. */
-function weightedSum(row: readonly number[], sources: readonly Float32Array[], sum: Float32Array): void {
-  const block = new Float64Array(Math.min(blockLength, sum.length));
-  for (let from = 0; from < sum.length; from += blockLength) {
-    const length = Math.min(blockLength, sum.length - from);
-    block.fill(0);
-    for (const [j, source] of sources.entries()) addScaled(block, row[j]!, source, from, length);
-    for (let k = 0; k < length; k++) sum[from + k] = block[k]!;
-  }
+/** The only client that a row takes anything from; undefined if there are several. */
+export function onlySource(weights: readonly number[]): number | undefined {
+  const only = weights.indexOf(1);
+  return only >= 0 && weights.every((weight, j) => j === only || weight === 0) ? only : undefined;
 }
-
-function addScaled(
-  block: Float64Array,
-  weight: number,
-  source: Float32Array,
-  from: number,
-  length: number,
-): void {
-  for (let k = 0; k < length; k++) block[k]! += weight * source[from + k]!;
-}
-
-/** The paper's five clients: each value is read once for all five rows. */
-function fiveOfFive(
-  rows: readonly (readonly number[])[],
-  sources: readonly Float32Array[],
-  sums: readonly Float32Array[],
-): void {
-  const [x0, x1, x2, x3, x4] = sources as Five<Float32Array>;
-  const [y0, y1, y2, y3, y4] = sums as Five<Float32Array>;
-  const [a, b, c, d, e] = rows as Five<Five<number>>;
-  const [a0, a1, a2, a3, a4] = a;
-  const [b0, b1, b2, b3, b4] = b;
-  const [c0, c1, c2, c3, c4] = c;
-  const [d0, d1, d2, d3, d4] = d;
-  const [e0, e1, e2, e3, e4] = e;
-  for (let k = 0; k < x0.length; k++) {
-    const v = x0[k]!;
-    const w = x1[k]!;
-    const x = x2[k]!;
-    const y = x3[k]!;
-    const z = x4[k]!;
-    y0[k] = a0 * v + a1 * w + a2 * x + a3 * y + a4 * z;
-    y1[k] = b0 * v + b1 * w + b2 * x + b3 * y + b4 * z;
-    y2[k] = c0 * v + c1 * w + c2 * x + c3 * y + c4 * z;
-    y3[k] = d0 * v + d1 * w + d2 * x + d3 * y + d4 * z;
-    y4[k] = e0 * v + e1 * w + e2 * x + e3 * y + e4 * z;
-  }
-}
-type Five<T> = readonly [T, T, T, T, T];

@@ -1,129 +1,19 @@
-// Cosines between clients, over all their tensors as one flat vector each. Vectors are read in blocks and five clients
-// at a time: with fifteen inner products in one pass, the time goes into reading memory.
-import type { NamedTensors } from '@fellrec/graph';
+// Cosines between clients, over all their tensors as one flat vector each.
+import type { Block, Products } from './products/products.ts';
 
 /**
- * s_ij = cos(x_i, x_j) of x = parameters, or x = parameters - starts. A zero vector has cosine 0 with every other,
- * and everything has cosine 1 with itself. Sums are float64.
+ * s_ij = cos(x_i, x_j) of x = rows - origins, or x = rows. A zero vector has cosine 0 with every other, and everything
+ * has cosine 1 with itself.
  */
-export function cosines(parameters: readonly NamedTensors[], starts?: readonly NamedTensors[]): number[][] {
-  const products = innerProducts(parameters, starts);
-  const norms = products.map((row, i) => Math.sqrt(row[i]!));
-  return products.map((row, i) =>
+export async function cosines(blocks: AsyncIterable<Block>, products: Products): Promise<number[][]> {
+  const gram = await products.gram(blocks);
+  const norms = gram.map((row, i) => Math.sqrt(row[i]!));
+  return gram.map((row, i) =>
     row.map((product, j) => {
       if (i === j) return 1;
       const norm = norms[i]! * norms[j]!;
-      return norm === 0 ? 0 : product / norm;
+      // Rounding may leave the range by a little, and a weight below 0 is none.
+      return norm === 0 ? 0 : Math.max(-1, Math.min(1, product / norm));
     }),
   );
-}
-
-/** Values of a tensor in one pass: twenty such blocks stay in the second-level cache. */
-const blockLength = 8192;
-const zeros = new Float32Array(blockLength);
-
-/** One client's values in a block, before (zeros, where only parameters count) and after training. */
-interface Block {
-  readonly before: Float32Array;
-  readonly after: Float32Array;
-}
-type Five<T> = readonly [T, T, T, T, T];
-
-function innerProducts(parameters: readonly NamedTensors[], starts?: readonly NamedTensors[]): number[][] {
-  const n = parameters.length;
-  const products = Array.from({ length: n }, () => new Array<number>(n).fill(0));
-  const sums = new Float64Array(25);
-  for (const [name, { data }] of parameters[0] ?? []) {
-    const after = parameters.map((tensors) => tensors.get(name)!.data);
-    const before = starts?.map((tensors) => tensors.get(name)!.data);
-    for (let from = 0; from < data.length; from += blockLength) {
-      const to = Math.min(from + blockLength, data.length);
-      const none: Block = { before: zeros, after: zeros.subarray(0, to - from) };
-      const block = (c: number): Block => {
-        if (c >= n) return none;
-        const origin = before ? before[c]!.subarray(from, to) : zeros;
-        return { before: origin, after: after[c]!.subarray(from, to) };
-      };
-      const five = (c: number): Five<Block> => [
-        block(c),
-        block(c + 1),
-        block(c + 2),
-        block(c + 3),
-        block(c + 4),
-      ];
-      for (let i = 0; i < n; i += 5) {
-        const rows = five(i);
-        triangle(rows, sums);
-        add(products, sums, i, i);
-        for (let j = i + 5; j < n; j += 5) {
-          rectangle(rows, five(j), sums);
-          add(products, sums, i, j);
-        }
-      }
-    }
-  }
-  for (let i = 0; i < n; i++) for (let j = 0; j < i; j++) products[i]![j] = products[j]![i]!;
-  return products;
-}
-
-/** Adds sums[5 r + c] to products[i + r][j + c], above the diagonal and on it. */
-function add(products: number[][], sums: Float64Array, i: number, j: number): void {
-  for (let r = 0; r < 5 && i + r < products.length; r++) {
-    const row = products[i + r]!;
-    for (let c = i === j ? r : 0; c < 5 && j + c < row.length; c++) row[j + c]! += sums[5 * r + c]!;
-  }
-}
-
-/** sums[5 r + c] = x_r . x_c for r <= c. */
-function triangle(blocks: Five<Block>, sums: Float64Array): void {
-  const [{ after: p0, before: s0 }, { after: p1, before: s1 }, { after: p2, before: s2 }] = blocks;
-  const [, , , { after: p3, before: s3 }, { after: p4, before: s4 }] = blocks;
-  let [a00, a01, a02, a03, a04] = [0, 0, 0, 0, 0];
-  let [a11, a12, a13, a14] = [0, 0, 0, 0];
-  let [a22, a23, a24, a33, a34, a44] = [0, 0, 0, 0, 0, 0];
-  for (let k = 0; k < p0.length; k++) {
-    const x0 = p0[k]! - s0[k]!;
-    const x1 = p1[k]! - s1[k]!;
-    const x2 = p2[k]! - s2[k]!;
-    const x3 = p3[k]! - s3[k]!;
-    const x4 = p4[k]! - s4[k]!;
-    a00 += x0 * x0;
-    a01 += x0 * x1;
-    a02 += x0 * x2;
-    a03 += x0 * x3;
-    a04 += x0 * x4;
-    a11 += x1 * x1;
-    a12 += x1 * x2;
-    a13 += x1 * x3;
-    a14 += x1 * x4;
-    a22 += x2 * x2;
-    a23 += x2 * x3;
-    a24 += x2 * x4;
-    a33 += x3 * x3;
-    a34 += x3 * x4;
-    a44 += x4 * x4;
-  }
-  sums.set([a00, a01, a02, a03, a04], 0);
-  sums.set([a11, a12, a13, a14], 6);
-  sums.set([a22, a23, a24], 12);
-  sums.set([a33, a34], 18);
-  sums[24] = a44;
-}
-
-/** sums[5 r + c] = x_r . y_c. */
-function rectangle(rows: Five<Block>, columns: Five<Block>, sums: Float64Array): void {
-  const [{ after: p0, before: s0 }, { after: p1, before: s1 }, { after: p2, before: s2 }] = columns;
-  const [, , , { after: p3, before: s3 }, { after: p4, before: s4 }] = columns;
-  rows.forEach(({ before, after }, r) => {
-    let [a0, a1, a2, a3, a4] = [0, 0, 0, 0, 0];
-    for (let k = 0; k < after.length; k++) {
-      const x = after[k]! - before[k]!;
-      a0 += x * (p0[k]! - s0[k]!);
-      a1 += x * (p1[k]! - s1[k]!);
-      a2 += x * (p2[k]! - s2[k]!);
-      a3 += x * (p3[k]! - s3[k]!);
-      a4 += x * (p4[k]! - s4[k]!);
-    }
-    sums.set([a0, a1, a2, a3, a4], 5 * r);
-  });
 }

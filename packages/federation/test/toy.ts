@@ -1,7 +1,7 @@
 // Clients without a model: each pulls its parameters towards a target of its own by gradient descent on
 // loss = |x - target|^2 / (2 d).
 import type { Float32Tensor, NamedTensors } from '@fellrec/graph';
-import type { Client } from '../src/index.ts';
+import type { Client, FederationState } from '../src/index.ts';
 
 export function tensors(values: Readonly<Record<string, readonly number[] | Float32Array>>): NamedTensors {
   return new Map(
@@ -50,4 +50,14 @@ export function quadratic(name: string, options: QuadraticOptions): Client {
 
 function distance(x: ArrayLike<number>, target: readonly number[]): number {
   return target.reduce((sum, value, i) => sum + (x[i]! - value) ** 2, 0) / (2 * target.length);
+}
+
+/** A state with its parameters read, so that states compare. */
+export async function loaded({ parameters, ...state }: FederationState): Promise<object> {
+  const read = [...parameters].map(async ([name, parametersOf]) => [name, await parametersOf()] as const);
+  return { ...state, parameters: new Map(await Promise.all(read)) };
+}
+
+export async function* stream<T>(...items: readonly T[]): AsyncGenerator<T> {
+  yield* items;
 }

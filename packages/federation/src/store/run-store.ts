@@ -130,12 +130,17 @@ async function openLocked(
     readJson(join(directory, 'clients.json')),
   ]);
 
-  async function history(): Promise<RoundRecord[]> {
+  const recordOf = async (round: number) =>
+    (await readJson(join(folder(round), 'round.json'))) as RoundRecord;
+
+  async function completeRounds(): Promise<number[]> {
     const names = (await namesIn(join(directory, 'rounds'))).filter((name) => /^\d+$/.test(name));
-    const rounds = await Promise.all(
-      names.map((name) => readJson(join(directory, 'rounds', name, 'round.json'))),
-    );
-    return (rounds as RoundRecord[]).sort((a, b) => a.round - b.round);
+    return names.map(Number).sort((a, b) => a - b);
+  }
+
+  async function lastRecord(): Promise<RoundRecord | undefined> {
+    const last = (await completeRounds()).at(-1);
+    return last === undefined ? undefined : recordOf(last);
   }
 
   async function finishRound(event: FederationEvent & { type: 'round-finished' }): Promise<void> {
@@ -147,7 +152,7 @@ async function openLocked(
       for (const client of record.clients) {
         assertFolderName(client);
         await mkdir(join(aside, client));
-        await format.write(join(aside, client), state.parameters.get(client)!);
+        await format.write(join(aside, client), await state.parameters.get(client)!());
       }
       await writeFile(join(aside, 'round.json'), toJson(record));
     });
@@ -171,17 +176,19 @@ async function openLocked(
     }
   }
 
-  async function best(client: string) {
-    const found = (await history()).at(-1)?.best[client];
-    return found && { ...found, parameters: await format.read(bestFolder(client)) };
-  }
-
-  const finished = (await history()).at(-1);
+  const finished = await lastRecord();
   for (const parent of [directory, join(directory, 'rounds'), join(directory, 'best')])
     for (const name of await namesIn(parent))
       if (name.endsWith(asideSuffix)) await rm(join(parent, name), { recursive: true });
   const events = eventsFile(join(directory, 'events.jsonl'), finished?.round);
   if (finished) await derive(finished);
+
+  /** From its own folder, which follows from the last complete round: round.json grows with the square of the clients. */
+  async function best(client: string) {
+    if (!(await namesIn(bestFolder(client))).includes('best.json')) return undefined;
+    const found = (await readJson(join(bestFolder(client), 'best.json'))) as BestRound;
+    return { ...found, parameters: await format.read(bestFolder(client)) };
+  }
 
   return {
     directory,
@@ -192,17 +199,16 @@ async function openLocked(
         ? writing(directory, `write round ${event.round + 1}`, () => finishRound(event))
         : writing(directory, 'write events.jsonl', () => events.append(event)),
     async state() {
-      const last = (await history()).at(-1);
+      const last = await lastRecord();
       if (!last) return undefined;
-      const parameters = new Map<string, NamedTensors>();
-      for (const client of last.clients)
-        parameters.set(client, await format.read(join(folder(last.round), client)));
-      const bests = new Map<string, BestRound & { parameters: NamedTensors }>();
-      for (const client of Object.keys(last.best)) bests.set(client, (await best(client))!);
+      const parameters = new Map(
+        last.clients.map((client) => [client, () => format.read(join(folder(last.round), client))]),
+      );
+      const best = new Map(Object.entries(last.best));
       const { bestOverall, roundsWithoutImprovement } = last;
-      return { nextRound: last.round + 1, parameters, best: bests, bestOverall, roundsWithoutImprovement };
+      return { nextRound: last.round + 1, parameters, best, bestOverall, roundsWithoutImprovement };
     },
-    history,
+    history: async () => Promise.all((await completeRounds()).map(recordOf)),
     best,
     async bestParameters(client) {
       const found = await best(client);

@@ -5,10 +5,10 @@ import type { Strategy } from './strategy.ts';
 export function fedavg(): Strategy {
   return {
     name: 'fedavg',
-    mix: (updates) => {
-      const total = updates.reduce((sum, { samples }) => sum + samples, 0);
-      const row = updates.map(({ samples }) => samples / total);
-      return { matrix: updates.map(() => row) };
+    mix: (reports) => {
+      const total = reports.reduce((sum, { samples }) => sum + samples, 0);
+      const row = reports.map(({ samples }) => samples / total);
+      return { matrix: reports.map(() => row) };
     },
   };
 }
@@ -17,9 +17,9 @@ export function fedavg(): Strategy {
 export function uniform(): Strategy {
   return {
     name: 'uniform',
-    mix: (updates) => {
-      const row = updates.map(() => 1 / updates.length);
-      return { matrix: updates.map(() => row) };
+    mix: (reports) => {
+      const row = reports.map(() => 1 / reports.length);
+      return { matrix: reports.map(() => row) };
     },
   };
 }
@@ -28,7 +28,7 @@ export function uniform(): Strategy {
 export function local(): Strategy {
   return {
     name: 'local',
-    mix: (updates) => ({ matrix: updates.map((_, c) => updates.map((_, j) => (c === j ? 1 : 0))) }),
+    mix: (reports) => ({ matrix: reports.map((_, c) => reports.map((_, j) => (c === j ? 1 : 0))) }),
   };
 }
 
@@ -36,10 +36,10 @@ export function local(): Strategy {
 export function centralized(): Strategy {
   return {
     name: 'centralized',
-    mix: (updates) => {
-      if (updates.length !== 1)
+    mix: (reports) => {
+      if (reports.length !== 1)
         throw new Error(
-          `centralized: ${updates.length} clients train; put all data into one client, or use local`,
+          `centralized: ${reports.length} clients train; put all data into one client, or use local`,
         );
       return { matrix: [[1]] };
     },

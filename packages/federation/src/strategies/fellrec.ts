@@ -1,6 +1,6 @@
 // FELLRec (arXiv 2402.09959): every client mixes the others' parameters by their similarity to its own, and a client
 // that still struggles listens to them less (curriculum heating).
-import { cosines } from '../similarity.ts';
+import type { SimilarityOn } from '../parameters/round-parameters.ts';
 import type { Mixing, Strategy } from './strategy.ts';
 
 export interface Heating {
@@ -15,8 +15,7 @@ export interface Heating {
 }
 
 export interface FellrecOptions {
-  /** Compare what clients learned this round (parameters - start), or the parameters themselves. */
-  readonly similarityOn: 'update' | 'parameters';
+  readonly similarityOn: SimilarityOn;
   /** false: everyone is warm from the start. */
   readonly heating: false | Heating;
 }
@@ -24,15 +23,12 @@ export interface FellrecOptions {
 export function fellrec({ similarityOn, heating }: FellrecOptions): Strategy {
   return {
     name: 'fellrec',
-    mix(updates, round) {
-      const similarity = similarities(
-        cosines(
-          updates.map(({ parameters }) => parameters),
-          similarityOn === 'update' ? updates.map(({ start }) => start) : undefined,
-        ),
-      );
+    similarityOn,
+    mix(reports, { round, cosines }) {
+      if (!cosines) throw new Error('fellrec: the cosines between the clients are missing');
+      const similarity = similarities(cosines);
       if (!heating) return mixing(similarity);
-      const losses = updates.map(({ loss }) => loss);
+      const losses = reports.map(({ loss }) => loss);
       return mixing(similarity, warmths(losses, round, heating));
     },
   };

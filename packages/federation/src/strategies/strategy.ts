@@ -1,15 +1,20 @@
-// A strategy turns the updates of a round into a row-stochastic matrix over the clients: new = matrix x old.
-import type { NamedTensors } from '@fellrec/graph';
+// A strategy turns the reports of a round into a row-stochastic matrix over the clients: new = matrix x old. It sees no
+// tensors: the round computes the cosines that it asks for.
+import type { SimilarityOn } from '../parameters/round-parameters.ts';
 
-export interface ClientUpdate {
+/** What a client says of its training, apart from the parameters. */
+export interface ClientReport {
   readonly client: string;
-  /** What the client started the round from. */
-  readonly start: NamedTensors;
-  /** What it had after local training. */
-  readonly parameters: NamedTensors;
   /** Mean training loss. */
   readonly loss: number;
   readonly samples: number;
+}
+
+export interface RoundStatistics {
+  /** From 0. */
+  readonly round: number;
+  /** Between the clients, in the reports' order; where the strategy has a `similarityOn`. */
+  readonly cosines?: readonly (readonly number[])[] | undefined;
 }
 
 export interface Mixing {
@@ -25,6 +30,8 @@ export interface Mixing {
 
 export interface Strategy {
   readonly name: string;
-  /** A pure function of the updates. `round` is from 0. */
-  mix(updates: readonly ClientUpdate[], round: number): Mixing;
+  /** What it needs the cosines of; absent if it does not look at the parameters. */
+  readonly similarityOn?: SimilarityOn;
+  /** A pure function. */
+  mix(reports: readonly ClientReport[], statistics: RoundStatistics): Mixing;
 }

@@ -1,0 +1,91 @@
+// A round's parameters in two files, so that a thousand clients' need not be in memory: what they start from, and what
+// they trained. They are compared and mixed a block of columns at a time. The files are for one process, not kept.
+import { elementCount, type Float32Tensor, type NamedTensors } from '@fellrec/graph';
+import { distinctRows } from '../mixing.ts';
+import { cosines } from '../similarity.ts';
+import { matrixFile } from './matrix-file.ts';
+import type { RoundParameters, RoundParametersOptions } from './round-parameters.ts';
+
+export async function onDisk(
+  directory: string,
+  { like, starts, products }: RoundParametersOptions,
+): Promise<RoundParameters> {
+  const { columns, flatten, unflatten } = layoutOf(like);
+  const size = { rows: starts.length, columns };
+  const before = await matrixFile(directory, size);
+  const after = await matrixFile(directory, size).catch(async (error: unknown) => {
+    await before.close();
+    throw error;
+  });
+  let overwritten = 0;
+  const close = async () => {
+    overwritten++;
+    await before.close();
+    await after.close();
+  };
+  try {
+    for (const [client, read] of starts.entries()) await before.writeRow(client, flatten(await read()));
+  } catch (error) {
+    await close();
+    throw error;
+  }
+
+  return {
+    starts() {
+      const then = overwritten;
+      return starts.map((_, client) => async () => {
+        if (overwritten !== then)
+          throw new Error(
+            "federation: these parameters lay in a file that the next round has written over; read a round's before the next one is mixed",
+          );
+        return unflatten(await before.readRow(client));
+      });
+    },
+    keep: (client, trained) => after.writeRow(client, flatten(trained)),
+    cosines(on) {
+      async function* blocks() {
+        const origins = on === 'update' ? before.blocks() : undefined;
+        for await (const rows of after.blocks())
+          yield { rows, origins: (await origins?.next())?.value ?? undefined };
+      }
+      return cosines(blocks(), products);
+    },
+    async mix(matrix) {
+      overwritten++;
+      const { rows, places } = distinctRows(matrix);
+      let block = 0;
+      for await (const mixed of products.mix(rows, after.blocks()))
+        await before.writeBlock(
+          block++,
+          places.map((place) => mixed[place]!),
+        );
+    },
+    close,
+  };
+}
+
+/** Tensors as one flat row, one behind the other in the order of `like`. */
+function layoutOf(like: NamedTensors) {
+  let columns = 0;
+  const ranges = [...like].map(([name, { dims }]) => {
+    const from = columns;
+    columns += elementCount(dims);
+    return { name, dims, from, to: columns };
+  });
+  return {
+    columns,
+    flatten(tensors: NamedTensors): Float32Array {
+      const row = new Float32Array(columns);
+      for (const { name, from } of ranges) row.set(tensors.get(name)!.data, from);
+      return row;
+    },
+    unflatten(row: Float32Array): NamedTensors {
+      return new Map(
+        ranges.map(({ name, dims, from, to }): [string, Float32Tensor] => [
+          name,
+          { dtype: 'float32', dims, data: row.slice(from, to) },
+        ]),
+      );
+    },
+  };
+}

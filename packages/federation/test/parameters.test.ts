@@ -1,0 +1,86 @@
+// A round's parameters in memory and on disk.
+import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, describe, expect, it } from 'vitest';
+import { plainProducts } from '../src/index.ts';
+import { onDisk } from '../src/parameters/disk.ts';
+import { inMemory } from '../src/parameters/memory.ts';
+import { describeRoundParameters } from './round-parameters-contract.ts';
+import { tensors } from './toy.ts';
+
+const folder = mkdtempSync(join(tmpdir(), 'parameters-'));
+afterAll(() => rmSync(folder, { recursive: true }));
+
+describeRoundParameters('in memory', inMemory);
+describeRoundParameters('on disk', (options) => onDisk(folder, options));
+
+const [first, second] = [tensors({ x: [1, 2] }), tensors({ x: [3, 4] })];
+const options = {
+  like: first,
+  starts: [first, second].map((start) => async () => start),
+  products: plainProducts,
+};
+
+describe('in memory', () => {
+  it('shares one result between equal rows, and gives who keeps its own the same values', async () => {
+    const parameters = await inMemory(options);
+    await parameters.keep(0, second);
+    await parameters.keep(1, first);
+    const half = [0.5, 0.5];
+    await parameters.mix([half, [...half]]);
+    const [one, other] = await Promise.all(parameters.starts().map((read) => read()));
+    expect(one).toBe(other);
+    await parameters.keep(0, first);
+    await parameters.keep(1, second);
+    await parameters.mix([
+      [1, 0],
+      [0, 1],
+    ]);
+    const [own] = await Promise.all(parameters.starts().map((read) => read()));
+    expect(own!.get('x')).toBe(first.get('x'));
+  });
+
+  it('keeps earlier starts for whoever still reads them', async () => {
+    const parameters = await inMemory(options);
+    const before = parameters.starts();
+    await parameters.keep(0, second);
+    await parameters.keep(1, second);
+    await parameters.mix([
+      [0, 1],
+      [0, 1],
+    ]);
+    expect(await before[0]!()).toEqual(first);
+  });
+});
+
+describe('on disk', () => {
+  it('leaves nothing in its folder, not even while it is open', async () => {
+    const parameters = await onDisk(folder, options);
+    expect(readdirSync(folder)).toEqual([]);
+    await parameters.close();
+  });
+
+  it('refuses to read what has been written over, or is closed', async () => {
+    const parameters = await onDisk(folder, options);
+    const before = parameters.starts();
+    await parameters.keep(0, second);
+    await parameters.keep(1, first);
+    await parameters.mix([
+      [0, 1],
+      [0.5, 0.5],
+    ]);
+    await expect(before[0]!()).rejects.toThrow("read a round's before the next one is mixed");
+    const after = parameters.starts();
+    expect(await after[1]!()).toEqual(tensors({ x: [2, 3] }));
+    await parameters.close();
+    await expect(after[1]!()).rejects.toThrow("read a round's before");
+  });
+
+  it('names the folder where there is no room', async () => {
+    await expect(onDisk(join(folder, 'none'), options)).rejects.toThrow('none');
+    const failing = { ...options, starts: [() => Promise.reject(new Error('unreadable'))] };
+    await expect(onDisk(folder, failing)).rejects.toThrow('unreadable');
+    expect(readdirSync(folder)).toEqual([]);
+  });
+});
