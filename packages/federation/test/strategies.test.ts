@@ -6,6 +6,7 @@ import { describe, expect, it } from 'vitest';
 import {
   type ClientReport,
   centralized,
+  type FellrecOptions,
   fedavg,
   fellrec,
   type Heating,
@@ -159,14 +160,12 @@ const anyHeating: fc.Arbitrary<Heating> = fc.record({
   temperature: fc.double({ min: 0.05, max: 2, noNaN: true }),
   exponent: fc.constantFrom('t/beta' as const, '(t+1)/beta' as const, 't+1/beta' as const),
 });
-const anyFellrec = fc
-  .record({
-    similarityOn: fc.constantFrom('update' as const, 'parameters' as const),
-    heating: fc.oneof(fc.constant(false as const), anyHeating),
-  })
-  .map(fellrec);
+const anyFellrecOptions: fc.Arbitrary<FellrecOptions> = fc.record({
+  similarityOn: fc.constantFrom('update' as const, 'parameters' as const),
+  heating: fc.oneof(fc.constant(false as const), anyHeating),
+});
 const anyStrategy: fc.Arbitrary<Strategy> = fc.oneof(
-  anyFellrec,
+  anyFellrecOptions.map(fellrec),
   fc.constantFrom(fedavg(), uniform(), local()),
 );
 const anyRound = fc.integer({ min: 0, max: 80 });
@@ -216,6 +215,40 @@ describe('every strategy', () => {
     );
   });
 
+  it('does not care about the order of clients with neighbours either, where no two are equally similar', async () => {
+    const drawn = fc.array(fc.array(value, { minLength: 3, maxLength: 3 }), { minLength: 2, maxLength: 8 });
+    const cases = drawn.chain((vectors) =>
+      fc.tuple(
+        fc.constant(vectors),
+        fc.shuffledSubarray([...vectors.keys()], { minLength: vectors.length, maxLength: vectors.length }),
+        fc.nat(vectors.length),
+      ),
+    );
+    await fc.assert(
+      fc.asyncProperty(cases, async ([vectors, order, neighbours]) => {
+        const clients = vectors.map((x, c) => ({
+          ...updates[c % updates.length]!,
+          start: tensors({ x: [0, 0, 0] }),
+          parameters: tensors({ x }),
+        }));
+        const strategy = fellrec({ similarityOn: 'update', heating: false, neighbours });
+        const { matrix, similarity } = await mixingOf(strategy, clients, 0);
+        const gaps = similarity!.flatMap((row, c) => {
+          const sorted = row.filter((_, j) => j !== c).sort((a, b) => a - b);
+          return sorted.slice(1).map((d, i) => d - sorted[i]!);
+        });
+        fc.pre(gaps.every((gap) => gap > 1e-9));
+        const permuted = await mixingOf(
+          strategy,
+          order.map((c) => clients[c]!),
+          0,
+        );
+        const expected = order.flatMap((c) => order.map((j) => matrix[c]![j]!));
+        expectClose(permuted.matrix.flat(), expected, 1e-12);
+      }),
+    );
+  });
+
   it('leaves its inputs as they are', async () => {
     await fc.assert(
       fc.asyncProperty(anyStrategy, anyUpdates, anyRound, async (strategy, clients, round) => {
@@ -237,6 +270,71 @@ describe('every strategy', () => {
         expectClose((await mixed(mixing, clients)).flat(), expected.flat(), 1e-4);
       }),
     );
+  });
+});
+
+describe('neighbours', () => {
+  const limited = (options: FellrecOptions, neighbours?: number) => fellrec({ ...options, neighbours });
+
+  it('of a row are itself and the m most similar others, and its weights keep their proportions', async () => {
+    await fc.assert(
+      fc.asyncProperty(
+        anyFellrecOptions,
+        anyUpdates,
+        anyRound,
+        fc.nat(11),
+        async (options, clients, round, m) => {
+          const all = await mixingOf(limited(options), clients, round);
+          const { matrix, similarity } = await mixingOf(limited(options, m), clients, round);
+          expect(similarity).toEqual(all.similarity);
+          for (const [c, row] of matrix.entries()) {
+            expect(row.reduce((sum, weight) => sum + weight, 0)).toBeCloseTo(1, 12);
+            const whole = all.matrix[c]!;
+            const d = similarity![c]!;
+            const others = [...row.keys()].filter((j) => j !== c);
+            // Ranked by how many others come before it: a larger similarity, or an equal one of an earlier client.
+            const before = (j: number) =>
+              others.filter((i) => d[i]! > d[j]! || (d[i]! === d[j]! && i < j)).length;
+            const kept = others.filter((j) => before(j) < m);
+            expectClose(
+              others.map((j) => row[j]! * whole[c]!),
+              others.map((j) => (kept.includes(j) ? whole[j]! * row[c]! : 0)),
+              1e-12,
+            );
+          }
+        },
+      ),
+    );
+  });
+
+  it('as many as there are, or more, change nothing', async () => {
+    await fc.assert(
+      fc.asyncProperty(
+        anyFellrecOptions,
+        anyUpdates,
+        anyRound,
+        fc.nat(3),
+        async (options, clients, round, more) => {
+          const expected = await mixingOf(limited(options), clients, round);
+          expect(await mixingOf(limited(options, clients.length - 1 + more), clients, round)).toEqual(
+            expected,
+          );
+        },
+      ),
+    );
+  });
+
+  it('equally similar are taken in the order of clients', () => {
+    const cosines = [0, 1, 2, 3].map((i) => [0, 1, 2, 3].map((j) => (i === j ? 1 : 0.5)));
+    const reports = updates.slice(0, 4);
+    const strategy = fellrec({ similarityOn: 'update', heating: false, neighbours: 1 });
+    const { matrix } = strategy.mix(reports, { round: 0, cosines });
+    expect(matrix.map((row) => row.map((weight) => weight > 0))).toEqual([
+      [true, true, false, false],
+      [true, true, false, false],
+      [true, false, true, false],
+      [true, false, false, true],
+    ]);
   });
 });
 

@@ -1,7 +1,7 @@
 // FELLRec (arXiv 2402.09959): every client mixes the others' parameters by their similarity to its own, and a client
 // that still struggles listens to them less (curriculum heating).
 import type { SimilarityOn } from '../parameters/round-parameters.ts';
-import type { Mixing, Strategy } from './strategy.ts';
+import type { Strategy } from './strategy.ts';
 
 export interface Heating {
   /** Speed: larger warms everyone faster. */
@@ -18,18 +18,20 @@ export interface FellrecOptions {
   readonly similarityOn: SimilarityOn;
   /** false: everyone is warm from the start. */
   readonly heating: false | Heating;
+  /** Each client mixes in this many others, those most similar to it (default: all). */
+  readonly neighbours?: number | undefined;
 }
 
-export function fellrec({ similarityOn, heating }: FellrecOptions): Strategy {
+export function fellrec({ similarityOn, heating, neighbours }: FellrecOptions): Strategy {
   return {
     name: 'fellrec',
     similarityOn,
     mix(reports, { round, cosines }) {
       if (!cosines) throw new Error('fellrec: the cosines between the clients are missing');
       const similarity = similarities(cosines);
-      if (!heating) return mixing(similarity);
       const losses = reports.map(({ loss }) => loss);
-      return mixing(similarity, warmths(losses, round, heating));
+      const heated = heating ? warmths(losses, round, heating) : undefined;
+      return { matrix: matrixOf(similarity, heated?.warmth, neighbours), similarity, ...heated };
     },
   };
 }
@@ -55,12 +57,25 @@ function warmths(
   return { softmax, warmth: softmax.map((p) => Math.tanh(alpha / p ** x)) };
 }
 
-/** Row c: 1 for itself, w_c d_cj for the others, divided by the sum. */
-function mixing(similarity: number[][], heated?: { softmax: number[]; warmth: number[] }): Mixing {
-  const matrix = similarity.map((row, c) => {
-    const weights = row.map((d, j) => (c === j ? 1 : (heated?.warmth[c] ?? 1) * d));
+/** Row c: 1 for itself, w_c d_cj for the others or its nearest `neighbours`, divided by the sum. */
+function matrixOf(
+  similarity: readonly (readonly number[])[],
+  warmth: readonly number[] | undefined,
+  neighbours = similarity.length - 1,
+): number[][] {
+  return similarity.map((row, c) => {
+    const kept = neighbours < row.length - 1 ? nearest(row, c, neighbours) : undefined;
+    const weights = row.map((d, j) => {
+      if (c === j) return 1;
+      return kept && !kept.has(j) ? 0 : (warmth?.[c] ?? 1) * d;
+    });
     const total = weights.reduce((sum, weight) => sum + weight, 0);
     return weights.map((weight) => weight / total);
   });
-  return { matrix, similarity, ...heated };
+}
+
+/** The `count` other clients of the largest similarity; of equal ones the first. */
+function nearest(row: readonly number[], own: number, count: number): ReadonlySet<number> {
+  const others = [...row.keys()].filter((j) => j !== own);
+  return new Set(others.sort((i, j) => row[j]! - row[i]! || i - j).slice(0, count));
 }
