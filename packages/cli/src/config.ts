@@ -85,6 +85,9 @@ export const configSchema = z
         rounds: count.default(3),
         patience: count.default(5).describe('Rounds without a better validation loss before it stops'),
         similarityOn: z.enum(['update', 'parameters']).default('update'),
+        neighbours: count
+          .optional()
+          .describe('Others that a client mixes in under fellrec, the most similar ones (default: all)'),
         heating: z
           .union([
             z.literal(false),

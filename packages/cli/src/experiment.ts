@@ -1,7 +1,7 @@
 // What a configuration describes, opened: data, clients, model and recommender.
 import type { Client, Strategy } from '@fellrec/federation';
 import { centralized, fedavg, fellrec, local, uniform } from '@fellrec/federation';
-import { nodeRuntime } from '@fellrec/graph';
+import { nodeRuntime, type Runtime } from '@fellrec/graph';
 import { languageModel, loadTokenizer, openCheckpoint } from '@fellrec/models';
 import {
   bigrec,
@@ -42,6 +42,11 @@ export interface Experiment {
 /** What an experiment tells while it opens and works. */
 export type Report = (stage: string, done: number, total: number) => void;
 
+/** What a run computes with. */
+export function runtimeOf({ threads }: Config): Runtime {
+  return nodeRuntime(threads ? { threads } : {});
+}
+
 /** Opens everything that training needs; `known` is the partition of a run that goes on. */
 export async function openExperiment(
   config: Config,
@@ -51,7 +56,7 @@ export async function openExperiment(
   const dataset = await readDataset(config.data.path);
   const checkpoint = await openCheckpoint(config.model.path, { cacheDir: config.cache });
   const tokenizer = await loadTokenizer(checkpoint.directory);
-  const model = languageModel(checkpoint, nodeRuntime(config.threads ? { threads: config.threads } : {}));
+  const model = languageModel(checkpoint, runtimeOf(config));
   const parted = known ?? partition(dataset, partitionOptions(config, report));
   const recommender = bigrec({
     model,
@@ -161,7 +166,11 @@ export function inProcessClients({ clients, recommender, config }: Experiment): 
 export function strategyOf({ federation }: Config): Strategy {
   switch (federation.strategy) {
     case 'fellrec':
-      return fellrec({ similarityOn: federation.similarityOn, heating: federation.heating });
+      return fellrec({
+        similarityOn: federation.similarityOn,
+        heating: federation.heating,
+        neighbours: federation.neighbours,
+      });
     case 'fedavg':
       return fedavg();
     case 'uniform':

@@ -2,6 +2,7 @@
 import { readFile, writeFile } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { createRun, federate, openRun, type ParametersFormat, type RunStore } from '@fellrec/federation';
+import { rowProducts } from '@fellrec/graph';
 import { type LoraConfig, readAdapter, writeAdapter } from '@fellrec/models';
 import {
   type Floor,
@@ -14,7 +15,7 @@ import {
   spread,
 } from '@fellrec/recsys';
 import { type Config, parseConfig } from './config.ts';
-import { type Experiment, inProcessClients, openExperiment, strategyOf } from './experiment.ts';
+import { type Experiment, inProcessClients, openExperiment, runtimeOf, strategyOf } from './experiment.ts';
 import { type Progress, silent } from './progress.ts';
 
 export interface ClientResult {
@@ -73,6 +74,7 @@ export async function train(
   const known = resume ? await readPartition(directory) : undefined;
   const experiment = given ?? (await openExperiment(config, progress.report, known));
   const store = await openStore(experiment, { directory, format, resume, force });
+  const products = rowProducts(runtimeOf(config));
   try {
     const state = await store.state();
     const events = federate({
@@ -82,6 +84,8 @@ export async function train(
       rounds: config.federation.rounds,
       patience: config.federation.patience,
       ...(state && { resume: state }),
+      products,
+      spill: { directory },
     });
     for await (const event of events) {
       await store.record(event);
@@ -91,6 +95,7 @@ export async function train(
     await writeFile(join(directory, 'result.json'), `${JSON.stringify(result, undefined, 2)}\n`);
     return result;
   } finally {
+    await products.dispose();
     await store.close();
     if (!given) await experiment.recommender.dispose();
   }
