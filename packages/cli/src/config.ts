@@ -1,7 +1,7 @@
 // The configuration: one schema, defaults in it, types from it; unknown keys are errors.
 import { readFile } from 'node:fs/promises';
 import { dirname, resolve } from 'node:path';
-import { projections } from '@fellrec/models';
+import { bases, projections } from '@fellrec/models';
 import { videoGames } from '@fellrec/recsys';
 import { parse as parseYaml } from 'yaml';
 import { z } from 'zod';
@@ -32,6 +32,12 @@ export const configSchema = z
       .describe('Words of the prompt: "movies", "movie", "watched"'),
     model: z.strictObject({
       path: z.string().describe('Hugging Face folder or GGUF file of a LLaMA-architecture model'),
+      base: z
+        .enum(bases)
+        .default('float32')
+        .describe(
+          'Frozen weights: as they are, or as 8-bit integers, which is faster and another model; int8 rounds activations twice as finely as int8-fast',
+        ),
       maxTokens: count.default(512).describe('Longest prompt with answer; older history is dropped'),
     }),
     partition: z

@@ -2,9 +2,16 @@
 import type { Client, Strategy } from '@fellrec/federation';
 import { centralized, fedavg, fellrec, local, uniform } from '@fellrec/federation';
 import { nodeRuntime, type Runtime } from '@fellrec/graph';
-import { languageModel, loadTokenizer, openCheckpoint } from '@fellrec/models';
+import {
+  languageModel,
+  loadTokenizer,
+  openCheckpoint,
+  type QuantizedBase,
+  quantizeBase,
+} from '@fellrec/models';
 import {
   bigrec,
+  calibrationSequences,
   type Dataset,
   type Partition,
   partition,

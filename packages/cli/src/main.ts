@@ -93,20 +93,26 @@ export function program(): Command {
     .action(async (folder, options) => (await import('./commands/model.ts')).runVerify(folder, options));
 
   const bench = root.command('bench').description('measure speed and memory');
-  bench
-    .command('step')
-    .description('one LoRA training step, as JSON')
-    .requiredOption('--model <path>', 'Hugging Face folder or GGUF file')
-    .option('--cache <folder>', 'folder of dequantised weights', '.cache/fellrec')
-    .option('--batch <count>', 'sequences', positive, 8)
-    .option('--micro-batch <count>', 'sequences computed at once', positive, 4)
-    .option('--length <count>', 'tokens of a sequence', positive, 128)
-    .option('--labels <count>', 'predicted tokens at the end of a sequence', positive, 15)
-    .option('--rank <count>', 'rank of the adapter', positive, 8)
-    .option('--steps <count>', 'timed steps', positive, 6)
-    .option('--threads <count>', 'threads', positive)
+  const step = (name: string, description: string) =>
+    bench
+      .command(name)
+      .description(description)
+      .requiredOption('--model <path>', 'Hugging Face folder or GGUF file')
+      .option('--cache <folder>', 'folder of dequantised and quantised weights', '.cache/fellrec')
+      .option('--base <kind>', 'frozen weights: float32, int8 or int8-fast', 'float32')
+      .option('--batch <count>', 'sequences', positive, 8)
+      .option('--micro-batch <count>', 'sequences computed at once', positive, 4)
+      .option('--length <count>', 'tokens of a sequence', positive, 128)
+      .option('--labels <count>', 'predicted tokens at the end of a sequence', positive, 15)
+      .option('--rank <count>', 'rank of the adapter', positive, 8)
+      .option('--steps <count>', 'timed steps', positive, 6)
+      .option('--threads <count>', 'threads', positive);
+  step('step', 'one LoRA training step beside the bare matrix product, as JSON')
     .option('--json', 'accepted everywhere; this command always prints JSON')
     .action(async (options) => (await import('./commands/bench.ts')).runStep(options));
+  step('profile', 'where the time of a training step goes, by operator')
+    .option(...json)
+    .action(async (options) => (await import('./commands/bench.ts')).runProfile(options));
 
   root
     .command('config-schema')

@@ -47,8 +47,8 @@ async function writeMerged(
   const adapted = new Map(
     [...adaptedProjections(config, adapter.config).keys()].map((path) => [`model.${path}.weight`, path]),
   );
-  const shapes = new Map([...tensors].map(([name, { dims }]) => [name, dims]));
-  await writeSafetensorsStream(join(directory, 'model.safetensors'), shapes, async (name) => {
+  const layout = new Map([...tensors].map(([name, { dims }]) => [name, { dtype: 'float32' as const, dims }]));
+  await writeSafetensorsStream(join(directory, 'model.safetensors'), layout, async (name) => {
     const { data, dims } = await readTensor(tensors.get(name)!);
     const path = adapted.get(name);
     if (!path) return data;

@@ -12,8 +12,9 @@ export {
   type StepResult,
 } from './language-model.ts';
 export type { LayerContext, LayeredModel } from './layered-model.ts';
-export { llama } from './llama.ts';
+export { llama, type QuantizedBase } from './llama.ts';
 export { initialAdapter, type LoraConfig, type Projection, projections } from './lora.ts';
 export { readAdapter, writeAdapter } from './peft.ts';
+export { type Base, bases, type QuantizeOptions, quantizeBase } from './quantize.ts';
 export { loadTokenizer, type Tokenizer } from './tokenizer.ts';
 export { type VerifiedGroup, verifyLlama } from './verify.ts';

@@ -25,7 +25,7 @@ import {
 } from './batch.ts';
 import type { Checkpoint } from './checkpoint/checkpoint.ts';
 import { beamSearch, type GenerationOptions, type Hypothesis } from './generation.ts';
-import { llama, rotaryTables } from './llama.ts';
+import { llama, type QuantizedBase, rotaryTables } from './llama.ts';
 import { type LoraConfig, loraGraph } from './lora.ts';
 import {
   cacheNames,
@@ -125,10 +125,17 @@ interface Prefix {
 const worthSharing = { tokens: 8, sequences: 4 };
 const defaultBatch = 8;
 
-/** Opens a checkpoint for computation. Nothing is compiled before it is needed. */
-export function languageModel(checkpoint: Checkpoint, runtime: Runtime): LanguageModel {
+/**
+ * Opens a checkpoint for computation, on a quantised base if one is given. Nothing is compiled before it is needed.
+ * `vectors` are float32's whatever the base.
+ */
+export function languageModel(
+  checkpoint: Checkpoint,
+  runtime: Runtime,
+  quantized?: QuantizedBase,
+): LanguageModel {
   const { config } = checkpoint;
-  const model = llama(checkpoint);
+  const model = llama(checkpoint, quantized);
   const caches = cacheNames(config.layerCount);
   const compiled = new Map<string, Promise<Compiled>>();
 
@@ -169,7 +176,7 @@ export function languageModel(checkpoint: Checkpoint, runtime: Runtime): Languag
       case 'loss':
         return make(lossProgram(model, config, lora));
       case 'vectors':
-        return make(vectorProgram(model, config, lora));
+        return make(vectorProgram(llama(checkpoint), config, lora));
       case 'trace':
         return make(tracingProgram(model, config, lora));
       case 'prompt':

@@ -8,9 +8,11 @@ import {
   gather,
   linear,
   mul,
+  type QuantizedMatrix,
   quantizedLinear,
   rmsNorm,
   rotary,
+  type StoredTensor,
   scale,
   silu,
   type Value,
@@ -19,7 +21,31 @@ import {
 import type { Checkpoint } from './checkpoint/checkpoint.ts';
 import type { LlamaConfig } from './checkpoint/config.ts';
 import type { LayerContext, LayeredModel } from './layered-model.ts';
-import { foldName, type QuantizedBase } from './quantize.ts';
+
+/** A matrix for the forward pass, what its gradient goes through, and the 8-bit terms that activations are rounded to. */
+export interface QuantizedProjection {
+  readonly forward: QuantizedMatrix;
+  readonly backward: QuantizedMatrix | Value;
+  readonly terms: 1 | 2;
+}
+
+/** Weights as 8-bit integers (`quantize.ts`). */
+export interface QuantizedBase {
+  /** Norm weights by Hugging Face's names, divided by the folds; the folds by `foldName`. */
+  readonly tensors: ReadonlyMap<string, StoredTensor>;
+  /** A projection by its path, `layers.0.self_attn.q_proj`. */
+  layer(path: string): QuantizedProjection;
+  /** The head; its gradient goes through the float32 matrix. */
+  head(matrix: Value): QuantizedProjection;
+}
+
+/** Projections of a layer that read one input. */
+export type FoldedGroup = 'attention' | 'mlp' | 'down';
+
+/** What a group's input is divided by, column by column, and its weights are multiplied by, [in]. */
+export function foldName(layer: number, group: FoldedGroup): string {
+  return `layers.${layer}.${group}.fold`;
+}
 
 /** The graph of a checkpoint; its weights stay in their files. With `quantized`, on that base instead of float32. */
 export function llama(

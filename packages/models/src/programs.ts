@@ -167,6 +167,21 @@ export function tracingProgram(model: LayeredModel, config: LlamaConfig, lora?: 
   return { ...outputs, [`hidden.${model.layerCount}`]: last, logits: model.logits(last) };
 }
 
+/** What projections read, by the path of the first that shares it, [batch * time, in]. */
+export function tappingProgram(model: LayeredModel, config: LlamaConfig): Outputs {
+  const { ids, context } = sequenceContext(config, {});
+  const outputs: Record<string, Value> = {};
+  const tapping: LayerContext = {
+    ...context,
+    adapt(paths, x) {
+      outputs[paths[0]!] = x;
+      return [];
+    },
+  };
+  runLayers(model, ids, tapping);
+  return outputs;
+}
+
 /**
  * `logProbabilities` of the token after each prompt, [users, vocabulary], and the keys and values of prefix and prompt
  * per layer, [users, KV, prefix + time, headDim].

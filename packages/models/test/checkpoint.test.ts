@@ -379,20 +379,17 @@ describe('safetensors', () => {
 
   test('a file appears whole or not at all', async () => {
     const file = join(folder, 'late');
-    const shapes = new Map([
-      ['a', [2]],
-      ['b', [2]],
-    ]);
+    const layout = new Map(['a', 'b'].map((name) => [name, { dtype: 'float32' as const, dims: [2] }]));
     const failing = async (name: string) => {
       if (name === 'b') throw new Error('no more');
       return Float32Array.of(1, 2);
     };
-    await expect(writeSafetensorsStream(file, shapes, failing)).rejects.toThrow(
+    await expect(writeSafetensorsStream(file, layout, failing)).rejects.toThrow(
       `cannot write ${file}: no more`,
     );
     await expect(readSafetensorsIndex(file)).rejects.toThrow('no such file');
     const short = async () => Float32Array.of(1);
-    await expect(writeSafetensorsStream(file, shapes, short)).rejects.toThrow(
+    await expect(writeSafetensorsStream(file, layout, short)).rejects.toThrow(
       '"a" for late has 1 values, not [2]',
     );
   });

@@ -1,4 +1,5 @@
 export { type BigrecOptions, bigrec } from './bigrec/recommender.ts';
+export { calibrationSequences } from './bigrec/text.ts';
 export { type Catalogue, catalogue, type Item } from './catalogue.ts';
 export { readDataset } from './data/folder.ts';
 export { type ImportOptions, importDataset } from './data/import.ts';

@@ -123,11 +123,6 @@ class Emitter {
     );
   }
 
-  /** A dimension as a float32 number. */
-  count(dim: Dim): string {
-    return typeof dim === 'number' ? this.number(dim) : this.node('Cast', [this.size(dim)], { to: 1 });
-  }
-
   shape(shape: Shape): string {
     if (shape.every((dim) => typeof dim === 'number')) return this.integers(...shape);
     return this.once(`shape ${shape}`, () =>
@@ -189,9 +184,8 @@ const emissionRules: { readonly [K in OperationKind]: EmissionRule<K> } = {
   softmax: plain('Softmax', { axis: -1 }),
   logSoftmax: plain('LogSoftmax', { axis: -1 }),
   // Not the second output of SimplifiedLayerNormalization: ONNX Runtime 1.30 computes it wrongly on WebGPU.
-  rmsInverse: (e, [x], { epsilon }, { inputs }) => {
-    const squares = e.node('ReduceSumSquare', [x!, e.integers(-1)], { keepdims: 1 });
-    const mean = e.node('Div', [squares, e.count(inputs[0]!.shape.at(-1)!)]);
+  rmsInverse: (e, [x], { epsilon }) => {
+    const mean = e.node('ReduceMean', [e.node('Mul', [x!, x!]), e.integers(-1)], { keepdims: 1 });
     return e.node('Reciprocal', [e.node('Sqrt', [e.node('Add', [mean, e.number(epsilon)])])]);
   },
   rmsNorm: (e, inputs, { epsilon }) =>
@@ -276,26 +270,28 @@ function integerProduct(
   return e.microsoft('MatMulIntegerToFloat', [rounded, right, step, rightScales, zeroPoint(e)]);
 }
 
-/** Every row rounded to multiples of 1/127 of its largest magnitude; products of the same x share the rounding. */
+/** 1/127 of the largest magnitude of each row, or of all. Not by `Abs`: it would write all of x once more. */
+function stepOf(e: Emitter, x: string, axes: readonly string[]): string {
+  const keepdims = axes.length;
+  const extremes = ['ReduceMax', 'ReduceMin'].map((type) => e.node(type, [x, ...axes], { keepdims }));
+  const largest = e.node('Max', [extremes[0]!, e.node('Neg', [extremes[1]!]), e.number(1e-30)]);
+  return e.node('Mul', [largest, e.number(1 / 127)]);
+}
+
+/** Every row rounded in steps of its own; products of the same x share the rounding. */
 function oneTerm(e: Emitter, x: string, matrix: QuantizedMatrix): string {
-  const step = e.once(`row step ${x}`, () => {
-    const largest = e.node('ReduceMax', [e.node('Abs', [x]), e.integers(-1)], { keepdims: 1 });
-    return e.node('Mul', [e.node('Max', [largest, e.number(1e-30)]), e.number(1 / 127)]);
-  });
+  const step = e.once(`row step ${x}`, () => stepOf(e, x, [e.integers(-1)]));
   const rounded = e.once(`rounded rows ${x}`, () =>
     e.node('QuantizeLinear', [e.node('Div', [x, step]), e.number(1), zeroPoint(e)]),
   );
   return e.node('Mul', [integerProduct(e, rounded, e.number(1), matrix), step]);
 }
 
-/** x = high + low, high in multiples of 1/127 of the largest magnitude of all, low of 1/254 of that. */
+/** x = high + low: high in steps of 1/127 of the largest magnitude of all, low in steps of 1/254 of those. */
 function twoTerms(e: Emitter, x: string, matrix: QuantizedMatrix): string {
-  const step = e.once(`step ${x}`, () => {
-    const largest = e.node('ReduceMax', [e.node('Abs', [x])], { keepdims: 0 });
-    return e.node('Mul', [e.node('Max', [largest, e.number(1e-30)]), e.number(1 / 127)]);
-  });
-  const high = e.once(`high ${x}`, () => e.node('QuantizeLinear', [x, step, zeroPoint(e)]));
+  const step = e.once(`step ${x}`, () => stepOf(e, x, []));
   const lowStep = e.once(`low step ${x}`, () => e.node('Mul', [step, e.number(1 / 254)]));
+  const high = e.once(`high ${x}`, () => e.node('QuantizeLinear', [x, step, zeroPoint(e)]));
   const low = e.once(`low ${x}`, () => {
     const remainder = e.node('Sub', [x, e.node('DequantizeLinear', [high, step, zeroPoint(e)])]);
     return e.node('QuantizeLinear', [remainder, lowStep, zeroPoint(e)]);

@@ -70,8 +70,9 @@ async function assemble(
   const problems: string[] = [];
   for (const [name, dims] of expected) {
     const stored = tensors.get(name);
-    if (others.has(name))
-      problems.push(`"${name}" has the unsupported type ${others.get(name)} (supported: F32, F16, BF16)`);
+    const unsupported = stored?.dtype === 'int8' ? 'I8' : others.get(name);
+    if (unsupported)
+      problems.push(`"${name}" has the unsupported type ${unsupported} (supported: F32, F16, BF16)`);
     else if (!stored) problems.push(`"${name}" is missing, config says [${dims}]`);
     else if (stored.dims.join() !== dims.join())
       problems.push(`"${name}" is [${stored.dims}], config says [${dims}]`);

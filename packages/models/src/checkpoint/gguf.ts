@@ -50,7 +50,7 @@ export async function openGguf(
       const byName = new Map(tensors.map((tensor) => [tensor.name, tensor]));
       await writeSafetensorsStream(
         cached,
-        new Map(tensors.map(({ name, dims }) => [name, dims])),
+        new Map(tensors.map(({ name, dims }) => [name, { dtype: 'float32', dims }])),
         async (name) => {
           const { at, bytes, encoding, dims, heads } = byName.get(name)!;
           const { buffer } = await readExactly(handle, at, bytes, file);

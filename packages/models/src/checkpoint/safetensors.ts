@@ -27,6 +27,7 @@ const elementBytes: Readonly<Record<string, number | undefined>> = {
   F64: 8,
 };
 const floatTypes = { F32: 'float32', F16: 'float16', BF16: 'bfloat16' } as const;
+const storedTypes = { ...floatTypes, I8: 'int8' } as const;
 
 const whole = z.number().int().nonnegative().max(Number.MAX_SAFE_INTEGER);
 const entrySchema = z.object({
@@ -112,7 +113,7 @@ function parseHeader(text: string, file: string): Map<string, Entry> {
 
 export interface SafetensorsIndex {
   readonly tensors: ReadonlyMap<string, StoredTensor>;
-  /** The types of tensors that are no floats of 16 or 32 bits, by name. */
+  /** The types of tensors that are no floats of 16 or 32 bits, nor 8-bit integers, by name. */
   readonly others: ReadonlyMap<string, string>;
 }
 
@@ -123,14 +124,9 @@ export async function readSafetensorsIndex(file: string): Promise<SafetensorsInd
   const others = new Map<string, string>();
   for (const [name, { dtype, shape, data_offsets }] of await readHeader(file)) {
     const [from, to] = data_offsets;
-    if (isFloat(dtype))
-      tensors.set(name, {
-        dtype: floatTypes[dtype],
-        dims: shape,
-        file: path,
-        byteOffset: from,
-        byteLength: to - from,
-      });
+    const type = storedTypes[dtype as keyof typeof storedTypes];
+    if (type)
+      tensors.set(name, { dtype: type, dims: shape, file: path, byteOffset: from, byteLength: to - from });
     else others.set(name, dtype);
   }
   return { tensors, others };
@@ -190,6 +186,7 @@ function toTensor(bytes: Buffer, dtype: string, dims: readonly number[], what: s
 }
 
 function widen({ buffer, byteOffset, byteLength }: Buffer, dtype: StoredTensor['dtype']): Float32Array {
+  if (dtype === 'int8') return Float32Array.from(new Int8Array(buffer, byteOffset, byteLength));
   if (dtype === 'float32') return new Float32Array(buffer, byteOffset, byteLength / 4);
   if (dtype === 'float16') return Float32Array.from(new Float16Array(buffer, byteOffset, byteLength / 2));
   const halves = new Uint16Array(buffer, byteOffset, byteLength / 2);
@@ -225,22 +222,22 @@ export async function writeSafetensors(
   tensors: NamedTensors,
   metadata?: Record<string, string>,
 ): Promise<void> {
-  const shapes = new Map([...tensors].map(([name, { dims }]) => [name, dims]));
-  await writeSafetensorsStream(file, shapes, async (name) => tensors.get(name)!.data, metadata);
+  await writeSafetensorsStream(file, tensors, async (name) => tensors.get(name)!.data, metadata);
 }
 
 /** As `writeSafetensors` for files larger than memory: each tensor is asked for when its turn comes. */
 export async function writeSafetensorsStream(
   file: string,
-  shapes: ReadonlyMap<string, readonly number[]>,
-  values: (name: string) => Promise<Float32Array>,
+  layout: ReadonlyMap<string, { readonly dtype: 'float32' | 'int8'; readonly dims: readonly number[] }>,
+  values: (name: string) => Promise<Float32Array | Int8Array>,
   metadata: Record<string, string> = { format: 'pt' },
 ): Promise<void> {
   const header: Record<string, unknown> = { __metadata__: metadata };
   let offset = 0;
-  for (const [name, dims] of shapes) {
-    const bytes = 4 * elementCount(dims);
-    header[name] = { dtype: 'F32', shape: dims, data_offsets: [offset, offset + bytes] };
+  for (const [name, { dtype, dims }] of layout) {
+    const type = dtype === 'int8' ? 'I8' : 'F32';
+    const bytes = elementBytes[type]! * elementCount(dims);
+    header[name] = { dtype: type, shape: dims, data_offsets: [offset, offset + bytes] };
     offset += bytes;
   }
   const text = Buffer.from(JSON.stringify(header));
@@ -253,7 +250,7 @@ export async function writeSafetensorsStream(
   const handle = await open(temporary, 'w');
   try {
     await handle.writeFile(Buffer.concat([length, padded]));
-    for (const [name, dims] of shapes) {
+    for (const [name, { dims }] of layout) {
       const data = await values(name);
       if (data.length !== elementCount(dims))
         throw new Error(`model: "${name}" for ${basename(file)} has ${data.length} values, not [${dims}]`);

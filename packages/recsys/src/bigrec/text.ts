@@ -1,4 +1,5 @@
 // Samples as token sequences: the prompt, the quoted title of the target, the end token.
+import { random } from '@fellrec/graph';
 import { ignoredLabel, type Sequence, type Tokenizer } from '@fellrec/models';
 import type { Catalogue } from '../catalogue.ts';
 import { type Domain, renderAnswer, renderPrompt } from '../prompt.ts';
@@ -34,6 +35,22 @@ export function promptTokens(
   throw new Error(
     `bigrec: the prompt without any history and ${reserve} more tokens exceed ${maxTokens} tokens; raise model.maxTokens or shorten domain`,
   );
+}
+
+/** Sequences to calibrate a quantised base on: of drawn items, so that they say nothing about users. */
+export function calibrationSequences(options: TextOptions): number[][] {
+  const { items } = options.catalogue;
+  const { shuffle } = random(1, 'calibration');
+  return Array.from({ length: 8 }, (_, i) => {
+    const drawn = shuffle(items.map((_, item) => item)).slice(0, 11);
+    const sample = {
+      user: `drawn ${i}`,
+      history: drawn.slice(1),
+      seen: drawn.slice(1),
+      targets: drawn.slice(0, 1),
+    };
+    return [...trainingSequence(sample, 'answer', options).value.ids];
+  });
 }
 
 /** A training sequence: one of the targets after the prompt; labels on the answer, or on everything. */

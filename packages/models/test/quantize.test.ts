@@ -1,0 +1,126 @@
+// The quantised base beside the float32 one: near, faster to be used than to be made, and never silently the same.
+import { readdirSync, statSync } from 'node:fs';
+import { join } from 'node:path';
+import { type NamedTensors, nodeRuntime, random } from '@fellrec/graph';
+import { describe, expect, test } from 'vitest';
+import { ignoredLabel, type Sequence } from '../src/batch.ts';
+import { openCheckpoint } from '../src/checkpoint/checkpoint.ts';
+import { readSafetensors, readTensor } from '../src/checkpoint/safetensors.ts';
+import { type Adapter, languageModel } from '../src/language-model.ts';
+import { foldName } from '../src/llama.ts';
+import { initialAdapter, type LoraConfig, projections } from '../src/lora.ts';
+import { type QuantizeOptions, quantizeBase } from '../src/quantize.ts';
+import { norm } from './numbers.ts';
+import { fixture, temporaryFolder } from './shared.ts';
+
+const cacheDir = temporaryFolder();
+const runtime = nodeRuntime();
+const draw = random(4, 'sequences');
+const tokens = (length: number) => [1, ...Array.from({ length: length - 1 }, () => 3 + draw.integer(60))];
+const calibration = Array.from({ length: 8 }, () => tokens(40));
+const batch: Sequence[] = [30, 22, 41, 17].map((length) => {
+  const ids = tokens(length);
+  return { ids, labels: ids.map((id, t) => (t < 10 ? ignoredLabel : id)) };
+});
+const lora: LoraConfig = { rank: 3, alpha: 6, dropout: 0, targetModules: projections };
+const quantize = async (name: string, base: QuantizeOptions['base'], sequences = calibration) => {
+  const checkpoint = await openCheckpoint(fixture(name), { cacheDir });
+  return {
+    checkpoint,
+    base: await quantizeBase(checkpoint, { base, calibration: sequences, runtime, cacheDir }),
+  };
+};
+
+function cosine(a: NamedTensors, b: NamedTensors): number {
+  let [dot, aa, bb] = [0, 0, 0];
+  for (const [name, { data }] of a)
+    data.forEach((x, i) => {
+      const y = b.get(name)!.data[i]!;
+      dot += x * y;
+      aa += x * x;
+      bb += y * y;
+    });
+  return dot / Math.sqrt(aa * bb);
+}
+
+describe.each(['llama-gqa-tied', 'llama-mha-untied'])('%s', (name) => {
+  test.each([
+    ['int8', 0.99],
+    ['int8-fast', 0.98],
+  ] as const)('%s: gradients of all seven projections point where float32 points', async (kind, least) => {
+    const { checkpoint, base } = await quantize(name, kind);
+    const tensors: NamedTensors = new Map(
+      [...initialAdapter(checkpoint.config, lora, 3)].map(([key, { dims, data, dtype }]) => {
+        const { normal } = random(3, 'perturb', key);
+        return [key, { dtype, dims, data: data.map(() => 0.2 * normal()) }];
+      }),
+    );
+    const adapter: Adapter = { config: lora, tensors };
+    const [exact, quantized] = [languageModel(checkpoint, runtime), languageModel(checkpoint, runtime, base)];
+    const expected = await exact.gradients(batch, adapter);
+    const found = await quantized.gradients(batch, adapter);
+    expect(found.loss).not.toBe(expected.loss);
+    expect(Math.abs(found.loss - expected.loss)).toBeLessThan(0.06);
+    expect(cosine(found.gradients, expected.gradients)).toBeGreaterThan(least);
+    for (const [key, { data }] of found.gradients) {
+      const only = (of: NamedTensors) => new Map([[key, of.get(key)!]]);
+      expect(cosine(only(found.gradients), only(expected.gradients)), key).toBeGreaterThan(0.9);
+      expect(Math.abs(norm(data) / norm(expected.gradients.get(key)!.data) - 1), key).toBeLessThan(0.2);
+    }
+    // Grounding's vectors do not depend on it.
+    const ids = batch.map((sequence) => sequence.ids);
+    expect(await quantized.vectors(ids)).toEqual(await exact.vectors(ids));
+    await Promise.all([exact.release(), quantized.release()]);
+  });
+});
+
+test('integers times steps are the folded weights within half a step, and folds cancel', async () => {
+  const { checkpoint, base } = await quantize('llama-gqa-tied', 'int8');
+  const stored = async (name: string) => {
+    const tensor = base.tensors.get(name) ?? checkpoint.tensors.get(name)!;
+    return { dims: tensor.dims, data: (await readTensor(tensor)).data };
+  };
+  const path = 'layers.1.mlp.up_proj';
+  const { data: w, dims } = { ...(await readTensor(checkpoint.tensors.get(`model.${path}.weight`)!)) };
+  const [out, in_] = dims as [number, number];
+  const columns = (await stored(foldName(1, 'mlp'))).data;
+  const rows = (await stored(foldName(1, 'down'))).data;
+  for (const pass of ['forward', 'backward'] as const) {
+    const values = (await stored(`${path}.${pass}.values`)).data;
+    const scales = (await stored(`${path}.${pass}.scales`)).data;
+    expect(Math.max(...values.map(Math.abs))).toBe(127);
+    for (let o = 0; o < out; o++)
+      for (let i = 0; i < in_; i++) {
+        const step = scales[pass === 'forward' ? o : i]!;
+        const value = values[pass === 'forward' ? i * out + o : o * in_ + i]! * step;
+        const expected = (w[o * in_ + i]! * columns[i]!) / rows[o]!;
+        expect(Math.abs(value - expected)).toBeLessThan(0.5001 * step);
+      }
+  }
+  const norms = (await stored('model.layers.1.post_attention_layernorm.weight')).data;
+  const original = await readTensor(
+    checkpoint.tensors.get('model.layers.1.post_attention_layernorm.weight')!,
+  );
+  norms.forEach((folded, i) => {
+    expect(folded * columns[i]!).toBeCloseTo(original.data[i]!, 5);
+  });
+});
+
+test('is made once for a checkpoint, a kind and a calibration', async () => {
+  const files = () => readdirSync(cacheDir).filter((name) => name.startsWith('int8-'));
+  await quantize('llama-gqa-tied', 'int8');
+  const made = files();
+  const written = made.map((name) => statSync(join(cacheDir, name)).mtimeMs);
+  await quantize('llama-gqa-tied', 'int8');
+  expect(files()).toEqual(made);
+  expect(made.map((name) => statSync(join(cacheDir, name)).mtimeMs)).toEqual(written);
+  await quantize('llama-gqa-tied', 'int8', [tokens(12)]);
+  expect(files()).toHaveLength(made.length + 1);
+  await expect(quantize('llama-gqa-tied', 'int8', [])).rejects.toThrow('needs sequences to calibrate on');
+});
+
+test('is no checkpoint: 8-bit weights are refused as one', async () => {
+  const { base } = await quantize('llama-gqa-tied', 'int8');
+  const [tensor] = base.tensors.values();
+  await expect(readSafetensors(tensor!.file)).rejects.toThrow('unsupported type I8');
+});
