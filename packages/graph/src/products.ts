@@ -100,15 +100,16 @@ function stacker() {
     const stacked = buffer.subarray(0, rows.length * columns);
     for (const [c, row] of rows.entries()) {
       const target = stacked.subarray(c * columns, (c + 1) * columns);
-      target.set(row.subarray(from, from + columns));
-      if (origins) subtract(target, origins[c]!.subarray(from, from + columns));
+      const values = row.subarray(from, from + columns);
+      if (origins) subtract(target, values, origins[c]!.subarray(from, from + columns));
+      else target.set(values);
     }
     return stacked;
   };
 }
 
-function subtract(target: Float32Array, origin: Float32Array): void {
-  for (let k = 0; k < target.length; k++) target[k]! -= origin[k]!;
+function subtract(target: Float32Array, values: Float32Array, origin: Float32Array): void {
+  for (let k = 0; k < target.length; k++) target[k] = values[k]! - origin[k]!;
 }
 
 /** Adds products [rows, width] of the rows from i on with all that follow. */

@@ -56,11 +56,22 @@ export async function matrixFile(
         await write(values.subarray(from, from + width), position + 4 * row * width);
     },
     async *blocks() {
-      const values = new Float32Array(scratch.length);
-      for (const { width, position } of blocks) {
-        const block = values.subarray(0, rows * width);
-        await transfer(handle, 'read', block, position);
-        yield rowsOf(block, width);
+      // One is read while the one before it is computed with.
+      const buffers = [new Float32Array(scratch.length), new Float32Array(scratch.length)] as const;
+      const read = async (block: number): Promise<Rows> => {
+        const range = blocks[block];
+        if (!range) return [];
+        const values = buffers[block % 2 === 0 ? 0 : 1].subarray(0, rows * range.width);
+        await transfer(handle, 'read', values, range.position);
+        return rowsOf(values, range.width);
+      };
+      let next = read(0);
+      for (const block of blocks.keys()) {
+        const current = await next;
+        next = read(block + 1);
+        // Its failure is thrown when its turn comes; whoever leaves before must not meet it.
+        next.catch(() => {});
+        yield current;
       }
     },
     async writeBlock(block, values) {
