@@ -86,6 +86,8 @@ const gradientRules: { readonly [K in OperationKind]: GradientRule<K> } = {
   quantizedLinear: ({ operation: { forward, backward }, inputs: [, weight], dy }) => [
     backward ? quantizedLinear(dy, { forward: backward, backward: forward, terms: 1 }) : matmul(dy, weight!),
   ],
+  topValues: none,
+  topIndices: none,
   sum: ({ inputs: [x], dy }) => [expand(dy, x!.shape)],
   expand: ({ inputs: [x], dy }) => [sumTo(dy, x!.shape)],
   reshape: ({ inputs: [x], dy }) => [reshape(dy, x!.shape)],

@@ -61,6 +61,11 @@ export const crossEntropy = (logits: Value, labels: Value): Value =>
 /** x - oneHot(labels): ([n, classes], int64 [n]) -> [n, classes]. */
 export const minusOneHot = (x: Value, labels: Value): Value => value({ kind: 'minusOneHot' }, x, labels);
 
+/** The `count` largest values of the last axis, largest first. Has no gradient. */
+export const topValues = (x: Value, count: number): Value => value({ kind: 'topValues', count }, x);
+/** Where they lie (int64); of equals the first. */
+export const topIndices = (x: Value, count: number): Value => value({ kind: 'topIndices', count }, x);
+
 /** Sum over axes, which stay with size 1. */
 export const sum = (x: Value, axes: readonly number[]): Value =>
   axes.length === 0 ? x : value({ kind: 'sum', axes }, x);

@@ -91,6 +91,8 @@ export const shapeRules: { readonly [K in OperationKind]: ShapeRule<K> } = {
     );
     return { dtype: 'float32', shape: [x!.shape[0]!, columns] };
   },
+  topValues: (operation, inputs) => ({ dtype: 'float32', shape: top(operation, inputs) }),
+  topIndices: (operation, inputs) => ({ dtype: 'int64', shape: top(operation, inputs) }),
   sum: ({ axes }, [x]) => {
     expectFloat('sum', x!);
     expect(
@@ -178,6 +180,12 @@ export const shapeRules: { readonly [K in OperationKind]: ShapeRule<K> } = {
     return { dtype: 'float32', shape: x!.shape };
   },
 };
+
+function top({ kind, count }: OperationOf<'topValues' | 'topIndices'>, [x]: readonly Value[]): Shape {
+  expectFloat(kind, x!);
+  expect(isWithin(count, x!.shape.at(-1) ?? 0), kind, [x!], `a last axis of at least ${count} places`);
+  return [...x!.shape.slice(0, -1), count];
+}
 
 function matrix(x: Value, transposed: boolean): readonly [Dim, Dim] {
   expect(x.shape.length >= 2, 'matmul', [x], 'at least two axes');

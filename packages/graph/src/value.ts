@@ -43,6 +43,8 @@ export type Operation =
       readonly forward: QuantizedMatrix;
       readonly backward?: QuantizedMatrix;
     }
+  /** The `count` largest values of the last axis, largest first, or where they lie (int64); of equals the first. */
+  | { readonly kind: 'topValues' | 'topIndices'; readonly count: number }
   // reductions and form
   | { readonly kind: 'sum'; readonly axes: readonly number[] }
   | { readonly kind: 'expand'; readonly shape: Shape }

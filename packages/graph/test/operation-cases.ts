@@ -144,6 +144,13 @@ const rotaryCase = (inverse: boolean): Case => ({
     }),
 });
 
+const topOf = (row: number[], count: number) =>
+  row
+    .map((a, i) => ({ a, i }))
+    .sort((p, q) => q.a - p.a || p.i - q.i)
+    .slice(0, count);
+const topShape = (a: NdArray) => [...a.dims.slice(0, -1), 2];
+
 const eightBits = (rows: number, columns: number) => {
   const stored = (dtype: 'int8' | 'float32', ...dims: number[]) => ({
     dtype,
@@ -359,6 +366,32 @@ export const operations: { readonly [K in OperationKind]: Checks } = {
       [/found float32\[n, 2, 3\]/, () => op.quantizedLinear(x('n', 2, 3), eightBits(3, 2))],
       [/with its transpose/, () => op.quantizedLinear(x('n', 3), { ...eightBits(3, 2), backward: x(3, 2) })],
     ],
+  },
+  topValues: {
+    cases: [
+      {
+        inputs: [{ shape: ['batch', 'time', 7], frozen: true }],
+        build: (a) => op.topValues(a, 2),
+        shape: ['batch', 'time', 2],
+        formula: (a) => ({ dims: topShape(a), data: byRow(a, (row) => topOf(row, 2).map(({ a }) => a)) }),
+      },
+    ],
+    misfits: [
+      [/a last axis of at least 4 places, found float32\[n, 3\]/, () => op.topValues(x('n', 3), 4)],
+      [/float32 inputs/, () => op.topValues(ids('n', 3), 2)],
+    ],
+  },
+  topIndices: {
+    cases: [
+      {
+        // Gathered by them, the row of all tokens is their indices.
+        inputs: [{ shape: [7], frozen: true }],
+        build: (a) => op.gather(a, op.topIndices(a, 3)),
+        shape: [3],
+        formula: (a) => ({ dims: [3], data: topOf([...a.data], 3).map(({ a }) => a) }),
+      },
+    ],
+    misfits: [[/a last axis of at least 4 places/, () => op.topIndices(x('n', 3), 4)]],
   },
   sum: {
     cases: [

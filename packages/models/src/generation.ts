@@ -17,17 +17,34 @@ export interface Hypothesis {
   readonly score: number;
 }
 
+/** The likeliest next tokens of each row and their log-probabilities, [rows, perRow] flat, best first. */
+export interface NextTokens {
+  readonly perRow: number;
+  readonly ids: ArrayLike<number | bigint>;
+  readonly logProbabilities: ArrayLike<number>;
+}
+
 /**
- * Log-probabilities of the next token for every beam of every user, [users * beams, vocabulary] flat, after appending
- * `tokens` to the beams `parents` (indices of the call before).
+ * What follows when `tokens` are appended to rows `parents` of the call before: a row for every beam of each of `users`,
+ * of which there are fewer the more are done.
  */
-export type DecodeStep = (tokens: readonly number[], parents: readonly number[]) => Promise<Float32Array>;
+export type DecodeStep = (next: {
+  readonly users: readonly number[];
+  readonly tokens: readonly number[];
+  readonly parents: readonly number[];
+}) => Promise<NextTokens>;
+
+/** How many of a row's next tokens a search looks at, as transformers: enough if every end token is among them. */
+export function candidatesPerRow({ beams, eosIds }: Pick<GenerationOptions, 'beams' | 'eosIds'>): number {
+  return beams === 1 ? 1 : Math.max(2, 1 + eosIds.length) * beams;
+}
 
 interface Running {
   readonly ids: readonly number[];
   readonly logProbability: number;
 }
 interface UserState {
+  readonly user: number;
   running: readonly Running[];
   finished: readonly Hypothesis[];
   /** Whether a running beam may still beat the worst finished one. */
@@ -35,43 +52,41 @@ interface UserState {
 }
 
 /**
- * Beam search over users side by side; the best `beams` hypotheses of each, best first. `first` are the
- * log-probabilities after the prompts, [users, vocabulary] flat. With early_stopping = false, as transformers:
- * a user is done when no running beam's present score exceeds the worst of `beams` finished ones.
+ * Beam search over users side by side; the best `beams` hypotheses of each, best first. `first` is what follows the
+ * prompts, a row a user. With early_stopping = false, as transformers: a user is done when no running beam's present
+ * score exceeds the worst of `beams` finished ones; who is done is computed no further.
  */
 export async function beamSearch(
-  first: Float32Array,
+  first: NextTokens,
   users: number,
   step: DecodeStep,
-  { beams, maxNewTokens, lengthPenalty = 1, eosIds }: GenerationOptions,
+  options: GenerationOptions,
 ): Promise<Hypothesis[][]> {
-  if (beams === 1) return greedySearch(first, users, step, { maxNewTokens, eosIds, lengthPenalty });
-  const vocabulary = first.length / users;
+  const { beams, maxNewTokens, lengthPenalty = 1, eosIds } = options;
+  if (beams === 1) return greedySearch(first, users, step, options);
   const eos = new Set(eosIds);
-  const kept = Math.max(2, 1 + eosIds.length) * beams;
-  const states: UserState[] = Array.from({ length: users }, () => ({
-    running: [{ ids: [], logProbability: 0 }],
-    finished: [],
-    improvable: true,
-  }));
-  let logProbabilities = first;
+  const kept = candidatesPerRow(options);
+  const states = Array.from(
+    { length: users },
+    (_, user): UserState => ({
+      user,
+      running: [{ ids: [], logProbability: 0 }],
+      finished: [],
+      improvable: true,
+    }),
+  );
+  let active = states;
+  let next = first;
   for (let length = 1; ; length++) {
     const rowsPerUser = length === 1 ? 1 : beams;
-    const tokens: number[] = [];
-    const parents: number[] = [];
-    let open = false;
-    states.forEach((state, user) => {
-      const base = user * rowsPerUser;
-      const candidates = topContinuations(logProbabilities, vocabulary, base, state.running, kept);
+    const open: { state: UserState; ranked: readonly Continuation[] }[] = [];
+    active.forEach((state, place) => {
+      const candidates = topContinuations(next, place * rowsPerUser, state.running, kept);
       const stops = candidates.map(({ token }) => length === maxNewTokens || eos.has(token));
-      if (state.improvable) {
-        const justFinished = candidates
-          .filter((_, i) => i < beams && stops[i])
-          .map((c) => ({ ids: c.ids, score: c.logProbability / length ** lengthPenalty }));
-        state.finished = [...state.finished, ...justFinished]
-          .sort((a, b) => b.score - a.score)
-          .slice(0, beams);
-      }
+      const justFinished = candidates
+        .filter((_, i) => i < beams && stops[i])
+        .map((c) => ({ ids: c.ids, score: c.logProbability / length ** lengthPenalty }));
+      state.finished = [...state.finished, ...justFinished].sort((a, b) => b.score - a.score).slice(0, beams);
       // Candidates that stop run on only where there are not enough others, far behind (as transformers' -1e9).
       const ranked = [
         ...candidates.filter((_, i) => !stops[i]),
@@ -80,48 +95,52 @@ export async function beamSearch(
       state.running = ranked;
       const best = candidates.find((_, i) => !stops[i])?.logProbability ?? Number.NEGATIVE_INFINITY;
       const worst = state.finished.length < beams ? Number.NEGATIVE_INFINITY : state.finished.at(-1)!.score;
-      state.improvable &&= best / length ** lengthPenalty > worst;
-      open ||= state.improvable && stops.some((stop) => !stop);
-      for (const { token, row } of ranked) {
-        tokens.push(token);
-        parents.push(length === 1 ? user * beams : row);
-      }
+      state.improvable = best / length ** lengthPenalty > worst;
+      if (state.improvable && stops.some((stop) => !stop)) open.push({ state, ranked });
     });
-    if (!open) return states.map(({ finished }) => [...finished]);
-    logProbabilities = await step(tokens, parents);
+    if (open.length === 0) return states.map(({ finished }) => [...finished]);
+    active = open.map(({ state }) => state);
+    next = await step({
+      users: active.map(({ user }) => user),
+      tokens: open.flatMap(({ ranked }) => ranked.map(({ token }) => token)),
+      parents: open.flatMap(({ state, ranked }) =>
+        ranked.map(({ row }) => (length === 1 ? state.user * beams : row)),
+      ),
+    });
   }
 }
 
 async function greedySearch(
-  first: Float32Array,
+  first: NextTokens,
   users: number,
   step: DecodeStep,
   { maxNewTokens, eosIds, lengthPenalty = 1 }: Omit<GenerationOptions, 'beams'>,
 ): Promise<Hypothesis[][]> {
-  const vocabulary = first.length / users;
-  const found = Array.from({ length: users }, () => ({
+  const states = Array.from({ length: users }, (_, user) => ({
+    user,
     ids: [] as number[],
     logProbability: 0,
-    done: false,
   }));
-  const rows = found.map((_, user) => user);
-  let logProbabilities = first;
+  let active = states;
+  let next = first;
   for (let length = 1; ; length++) {
-    const tokens = found.map((hypothesis, user) => {
-      const row = logProbabilities.subarray(user * vocabulary, (user + 1) * vocabulary);
-      const token = argmax(row);
-      if (!hypothesis.done) {
-        hypothesis.ids.push(token);
-        hypothesis.logProbability += row[token]!;
-        hypothesis.done = eosIds.includes(token);
-      }
-      return token;
+    active.forEach((state, row) => {
+      state.ids.push(Number(next.ids[row * next.perRow]));
+      state.logProbability += next.logProbabilities[row * next.perRow]!;
     });
-    if (length === maxNewTokens || found.every(({ done }) => done))
-      return found.map(({ ids, logProbability }) => [
+    const open = active
+      .map((state, row) => ({ state, row }))
+      .filter(({ state }) => length < maxNewTokens && !eosIds.includes(state.ids.at(-1)!));
+    if (open.length === 0)
+      return states.map(({ ids, logProbability }) => [
         { ids, score: logProbability / ids.length ** lengthPenalty },
       ]);
-    logProbabilities = await step(tokens, rows);
+    active = open.map(({ state }) => state);
+    next = await step({
+      users: active.map(({ user }) => user),
+      tokens: active.map(({ ids }) => ids.at(-1)!),
+      parents: open.map(({ row }) => row),
+    });
   }
 }
 
@@ -131,36 +150,26 @@ interface Continuation extends Running {
   readonly row: number;
 }
 
-/** The `count` best continuations of a user's running beams, best first. */
+/** The `count` best continuations of a user's running beams, whose rows begin at `base`, best first. */
 function topContinuations(
-  logProbabilities: Float32Array,
-  vocabulary: number,
+  { perRow, ids, logProbabilities }: NextTokens,
   base: number,
   running: readonly Running[],
   count: number,
 ): Continuation[] {
-  const best: { score: number; beam: number; token: number }[] = [];
-  running.forEach(({ logProbability }, beam) => {
-    const offset = (base + beam) * vocabulary;
-    for (let token = 0; token < vocabulary; token++) {
-      const score = logProbability + logProbabilities[offset + token]!;
-      if (best.length === count && score <= best[count - 1]!.score) continue;
-      let place = best.length;
-      while (place > 0 && best[place - 1]!.score < score) place--;
-      best.splice(place, 0, { score, beam, token });
-      if (best.length > count) best.pop();
-    }
-  });
-  return best.map(({ score, beam, token }) => ({
-    ids: [...running[beam]!.ids, token],
-    logProbability: score,
-    token,
-    row: base + beam,
-  }));
-}
-
-function argmax(row: Float32Array): number {
-  let best = 0;
-  for (let i = 1; i < row.length; i++) if (row[i]! > row[best]!) best = i;
-  return best;
+  return running
+    .flatMap((beam, place) =>
+      Array.from({ length: perRow }, (_, i) => {
+        const at = (base + place) * perRow + i;
+        return {
+          beam,
+          row: base + place,
+          token: Number(ids[at]),
+          score: beam.logProbability + logProbabilities[at]!,
+        };
+      }),
+    )
+    .sort((a, b) => b.score - a.score)
+    .slice(0, count)
+    .map(({ beam, row, token, score }) => ({ ids: [...beam.ids, token], logProbability: score, token, row }));
 }

@@ -24,7 +24,14 @@ import {
   type Tokens,
 } from './batch.ts';
 import type { Checkpoint } from './checkpoint/checkpoint.ts';
-import { beamSearch, type GenerationOptions, type Hypothesis } from './generation.ts';
+import {
+  beamSearch,
+  candidatesPerRow,
+  type DecodeStep,
+  type GenerationOptions,
+  type Hypothesis,
+  type NextTokens,
+} from './generation.ts';
 import { llama, type QuantizedBase, rotaryTables } from './llama.ts';
 import { type LoraConfig, loraGraph } from './lora.ts';
 import {
@@ -110,6 +117,13 @@ type ProgramKind =
   | 'prompt'
   | 'decode';
 
+interface Variant {
+  /** With dropout. */
+  readonly training?: boolean;
+  /** Next tokens that are returned. */
+  readonly count?: number;
+}
+
 interface Compiled {
   readonly program: Program;
   readonly masks: ReadonlyMap<string, Value>;
@@ -139,11 +153,11 @@ export function languageModel(
   const caches = cacheNames(config.layerCount);
   const compiled = new Map<string, Promise<Compiled>>();
 
-  function get(kind: ProgramKind, adapter?: LoraConfig, training = false): Promise<Compiled> {
-    const key = `${kind} ${training ? 'training' : ''} ${adapter ? JSON.stringify(adapter) : ''}`;
+  function get(kind: ProgramKind, adapter?: LoraConfig, variant: Variant = {}): Promise<Compiled> {
+    const key = `${kind} ${JSON.stringify([adapter, variant])}`;
     let known = compiled.get(key);
     if (!known) {
-      known = compile(kind, adapter, training);
+      known = compile(kind, adapter, variant);
       compiled.set(key, known);
     }
     return known;
@@ -152,7 +166,7 @@ export function languageModel(
   async function compile(
     kind: ProgramKind,
     adapter: LoraConfig | undefined,
-    training: boolean,
+    { training = false, count = 1 }: Variant,
   ): Promise<Compiled> {
     const lora = adapter && loraGraph(config, adapter, { training });
     const make = async (outputs: Outputs, masks: Compiled['masks'] = new Map()) => ({
@@ -180,9 +194,9 @@ export function languageModel(
       case 'trace':
         return make(tracingProgram(model, config, lora));
       case 'prompt':
-        return make(promptProgram(model, config, lora));
+        return make(promptProgram(model, config, { lora, count }));
       case 'decode':
-        return make(decodingProgram(model, config, lora));
+        return make(decodingProgram(model, config, { lora, count }));
     }
   }
 
@@ -213,7 +227,7 @@ export function languageModel(
     dropout?: Dropout,
     seeds: Record<string, Tensor> = {},
   ): Promise<Record<string, Tensor>> {
-    const { program, masks } = await get(kind, adapter?.config, dropout !== undefined);
+    const { program, masks } = await get(kind, adapter?.config, { training: dropout !== undefined });
     const { feeds, time } = batchOf(config, [{ ids }], { step: 1 });
     const available = {
       ...feeds,
@@ -233,7 +247,7 @@ export function languageModel(
       const total = labelCount(batch);
       if (total === 0) throw new Error('model: no token of the batch is labelled; there is nothing to learn');
       const dropout = dropoutOf(adapter.config, dropoutSeed);
-      const { program, masks } = await get('train', adapter.config, dropout !== undefined);
+      const { program, masks } = await get('train', adapter.config, { training: dropout !== undefined });
       const prefix = await openPrefix(batch, adapter, dropout);
       const sums = new Map<string, Float32Tensor>();
       const tokens = { real: 0, shared: prefix.ids.length, padded: 0 };
@@ -317,8 +331,9 @@ export function languageModel(
 
     async generate(prompts, { batch = defaultBatch, onProgress, ...options }, adapter) {
       if (prompts.length === 0) return [];
-      const { program: promptPass } = await get('prompt', adapter?.config);
-      const { program: decoding } = await get('decode', adapter?.config);
+      const count = Math.min(candidatesPerRow(options), config.vocabularySize);
+      const { program: promptPass } = await get('prompt', adapter?.config, { count });
+      const { program: decoding } = await get('decode', adapter?.config, { count });
       const prefix = await openPrefix(
         prompts.map((ids) => ({ ids })),
         adapter,
@@ -366,27 +381,57 @@ export function languageModel(
     const fixed = {
       ...adapterFeeds(adapter),
       ...rotaryTables(config, Math.max(...lengths) + options.maxNewTokens),
+    };
+    const ofPrompts: Record<string, Float32Tensor> = {
       promptMask: promptMask(lengths, prefix.ids.length + batch.time),
-      ...Object.fromEntries(caches.map((name) => [`prompt.${name}`, prompt[name]!])),
+      ...Object.fromEntries(caches.map((name) => [`prompt.${name}`, prompt[name] as Float32Tensor])),
     };
     const empty = emptyCache([users * beams, config.keyValueHeadCount, 0, config.headDim]);
     let cache: Record<string, Tensor> = Object.fromEntries(caches.map((name) => [name, empty]));
+    let active = prompts.map((_, user) => user);
     let generated = 0;
-    const step = async (tokens: readonly number[], parents: readonly number[]) => {
-      const positions = tokens.map((_, row) => lengths[Math.floor(row / beams)]! + generated);
+    const step: DecodeStep = async ({ users, tokens, parents }) => {
+      if (users.length < active.length) {
+        const places = users.map((user) => active.indexOf(user));
+        for (const [name, tensor] of Object.entries(ofPrompts)) ofPrompts[name] = takeRows(tensor, places);
+        active = [...users];
+      }
+      const positions = users.flatMap((user) => new Array<number>(beams).fill(lengths[user]! + generated));
       const found = await decoding.run({
         ...fixed,
+        ...ofPrompts,
         ...cache,
-        ids: int64(tokens, [users, beams]),
-        parents: int64(parents, [users, beams]),
-        positions: int64(positions, [users * beams, 1]),
+        ids: int64(tokens, [users.length, beams]),
+        parents: int64(parents, [users.length, beams]),
+        positions: int64(positions, [users.length * beams, 1]),
       });
       cache = Object.fromEntries(caches.map((name) => [name, found[grownName(name)]!]));
       generated++;
-      return found.logProbabilities!.data as Float32Array;
+      return nextTokens(found);
     };
-    return beamSearch(prompt.logProbabilities!.data as Float32Array, users, step, options);
+    return beamSearch(nextTokens(prompt), users, step, options);
   }
+}
+
+function nextTokens({ nextIds, logProbabilities }: Record<string, Tensor>): NextTokens {
+  return {
+    perRow: nextIds!.dims[1]!,
+    ids: nextIds!.data,
+    logProbabilities: logProbabilities!.data as Float32Array,
+  };
+}
+
+/** Entries of the first axis. */
+function takeRows(
+  { dtype, dims: [rows, ...rest], data }: Float32Tensor,
+  places: readonly number[],
+): Float32Tensor {
+  const size = data.length / rows!;
+  const taken = new Float32Array(places.length * size);
+  places.forEach((place, i) => {
+    taken.set(data.subarray(place * size, (place + 1) * size), i * size);
+  });
+  return { dtype, dims: [places.length, ...rest], data: taken };
 }
 
 /** Feeds the masks of a program for the sequences that it computes. */

@@ -12,6 +12,8 @@ import {
   plus,
   reshape,
   times,
+  topIndices,
+  topValues,
   total,
   type Value,
 } from '@fellrec/graph';
@@ -182,11 +184,30 @@ export function tappingProgram(model: LayeredModel, config: LlamaConfig): Output
   return outputs;
 }
 
+/** `nextIds` (int64) of the `count` likeliest tokens of each row, likeliest first, and their `logProbabilities`, [rows, count]. */
+function likeliest(model: LayeredModel, hidden: Value, count: number): Outputs {
+  const logProbabilities = logSoftmax(model.logits(model.normalize(hidden)));
+  return {
+    nextIds: topIndices(logProbabilities, count),
+    logProbabilities: topValues(logProbabilities, count),
+  };
+}
+
+export interface DecodingOptions {
+  readonly lora?: LoraGraph | undefined;
+  /** Next tokens to return. */
+  readonly count: number;
+}
+
 /**
- * `logProbabilities` of the token after each prompt, [users, vocabulary], and the keys and values of prefix and prompt
- * per layer, [users, KV, prefix + time, headDim].
+ * The likeliest tokens after each prompt, and the keys and values of prefix and prompt per layer,
+ * [users, KV, prefix + time, headDim].
  */
-export function promptProgram(model: LayeredModel, config: LlamaConfig, lora?: LoraGraph): Outputs {
+export function promptProgram(
+  model: LayeredModel,
+  config: LlamaConfig,
+  { lora, count }: DecodingOptions,
+): Outputs {
   const outputs: Record<string, Value> = {};
   const { ids, context } = sequenceContext(config, {
     lora,
@@ -197,11 +218,15 @@ export function promptProgram(model: LayeredModel, config: LlamaConfig, lora?: L
     },
   });
   const hidden = runLayers(model, ids, context, input('rows', 'int64', ['rows']));
-  return { logProbabilities: logSoftmax(model.logits(model.normalize(hidden))), ...outputs };
+  return { ...likeliest(model, hidden, count), ...outputs };
 }
 
-/** `logProbabilities` after one more token of every beam, [users * beams, vocabulary], and the grown cache. */
-export function decodingProgram(model: LayeredModel, config: LlamaConfig, lora?: LoraGraph): Outputs {
+/** The likeliest tokens after one more token of every beam of every user, and the grown cache. */
+export function decodingProgram(
+  model: LayeredModel,
+  config: LlamaConfig,
+  { lora, count }: DecodingOptions,
+): Outputs {
   const { keyValueHeadCount: KV, headDim } = config;
   const outputs: Record<string, Value> = {};
   const ids = reshape(input('ids', 'int64', ['users', 'beams']), [times('users', 'beams')]);
@@ -234,7 +259,7 @@ export function decodingProgram(model: LayeredModel, config: LlamaConfig, lora?:
   const hidden = runLayers(model, ids, context);
   // Outputs and inputs of a program may not share names.
   const grown = Object.fromEntries(Object.entries(outputs).map(([name, value]) => [grownName(name), value]));
-  return { logProbabilities: logSoftmax(model.logits(model.normalize(hidden))), ...grown };
+  return { ...likeliest(model, hidden, count), ...grown };
 }
 
 export const keyName = (layer: number): string => `keys.${layer}`;

@@ -1,7 +1,7 @@
 // The search against all continuations of a small vocabulary, enumerated.
 import { random } from '@fellrec/graph';
 import { describe, expect, test } from 'vitest';
-import { beamSearch, type Hypothesis } from '../src/generation.ts';
+import { beamSearch, type DecodeStep, type Hypothesis, type NextTokens } from '../src/generation.ts';
 import { largestDifference } from './numbers.ts';
 
 const vocabulary = 12;
@@ -15,15 +15,31 @@ function after(user: number, prefix: readonly number[]): Float32Array {
   return Float32Array.from(logits, (x) => x - normaliser);
 }
 
+/** All tokens of rows of log-probabilities, best first. */
+function ranked(rows: readonly Float32Array[]): NextTokens {
+  const sorted = rows.map((row) =>
+    Array.from(row, (logProbability, id) => ({ logProbability, id })).sort(
+      (a, b) => b.logProbability - a.logProbability,
+    ),
+  );
+  return {
+    perRow: rows[0]!.length,
+    ids: sorted.flatMap((row) => row.map(({ id }) => id)),
+    logProbabilities: sorted.flatMap((row) => row.map(({ logProbability }) => logProbability)),
+  };
+}
+
 /** Beams as a decoder keeps them: prefixes by row, reordered by `parents`. */
 function language(users: number, beams: number) {
   let rows = Array.from({ length: users * beams }, (): number[] => []);
-  const first = Float32Array.from(Array.from({ length: users }, (_, user) => [...after(user, [])]).flat());
-  const step = async (tokens: readonly number[], parents: readonly number[]) => {
+  const asked: number[] = [];
+  const first = ranked(Array.from({ length: users }, (_, user) => after(user, [])));
+  const step: DecodeStep = async ({ users, tokens, parents }) => {
+    asked.push(users.length);
     rows = tokens.map((token, row) => [...rows[parents[row]!]!, token]);
-    return Float32Array.from(rows.flatMap((prefix, row) => [...after(Math.floor(row / beams), prefix)]));
+    return ranked(rows.map((prefix, row) => after(users[Math.floor(row / beams)]!, prefix)));
   };
-  return { first, step };
+  return { first, step, asked };
 }
 
 /** Every continuation that ends with the end token or with the second token, best first. */
@@ -60,8 +76,8 @@ describe('beam search', () => {
 
   test('ends only beams that are among the best, as transformers', async () => {
     // The end token is third: with two beams it is out, however much better it is than what follows.
-    const first = Float32Array.from([0.2, 0.4, 0.3, 0.1], Math.log);
-    const step = async () => new Float32Array(8).fill(Math.log(0.25));
+    const first = ranked([Float32Array.from([0.2, 0.4, 0.3, 0.1], Math.log)]);
+    const step = async () => ranked([0, 1].map(() => new Float32Array(4).fill(Math.log(0.25))));
     const options = { beams: 2, maxNewTokens: 2, lengthPenalty: 0, eosIds: [eos] };
     const [found] = await beamSearch(first, 1, step, options);
     expect(sequences(found!).map(([token]) => token)).toEqual([1, 1]);
@@ -87,9 +103,9 @@ describe('beam search', () => {
   });
 });
 
-test('greedy search takes the best token each time and stops at the end token', async () => {
+test('greedy search takes the best token each time, stops at the end token and asks no further', async () => {
   const users = 6;
-  const { first, step } = language(users, 1);
+  const { first, step, asked } = language(users, 1);
   const found = await beamSearch(first, users, step, { beams: 1, maxNewTokens: 9, eosIds: [eos] });
   found.forEach(([hypothesis, ...others], user) => {
     const ids: number[] = [];
@@ -104,5 +120,7 @@ test('greedy search takes the best token each time and stops at the end token', 
     expect(hypothesis!.ids).toEqual(ids);
     expect(Math.abs(hypothesis!.score - logProbability / ids.length)).toBeLessThan(1e-6);
   });
-  expect(new Set(found.map(([best]) => best!.ids.length)).size).toBeGreaterThan(1);
+  const lengths = found.map(([best]) => best!.ids.length);
+  expect(new Set(lengths).size).toBeGreaterThan(1);
+  expect(asked).toEqual(asked.map((_, i) => lengths.filter((length) => length > i + 1).length));
 });

@@ -208,6 +208,8 @@ const emissionRules: { readonly [K in OperationKind]: EmissionRule<K> } = {
   },
   quantizedLinear: (e, [x], { terms, forward }) =>
     terms === 1 ? oneTerm(e, x!, forward) : twoTerms(e, x!, forward),
+  topValues: (e, [x], { count }) => top(e, x!, count, 0),
+  topIndices: (e, [x], { count }) => top(e, x!, count, 1),
   sum: (e, [x], { axes }) => e.node('ReduceSum', [x!, e.integers(...axes)], { keepdims: 1 }),
   expand: (e, [x], { shape }) => e.node('Expand', [x!, e.shape(shape)]),
   reshape: (e, [x], { shape }) => {
@@ -251,6 +253,16 @@ const emissionRules: { readonly [K in OperationKind]: EmissionRule<K> } = {
     return e.node('Squeeze', [rotated, e.integers(1)]);
   },
 };
+
+/** One `TopK` computes values and indices. */
+function top(e: Emitter, x: string, count: number, output: 0 | 1): string {
+  const values = e.once(`top ${count} ${x}`, () => {
+    const name = e.fresh();
+    e.nodes.push({ type: 'TopK', inputs: [x, e.integers(count)], outputs: [name, `${name} indices`] });
+    return name;
+  });
+  return output === 0 ? values : `${values} indices`;
+}
 
 /** x / step to unsigned 8-bit integers around 128, and back: the operators that round want a zero point. */
 const zeroPoint = (e: Emitter): string =>
