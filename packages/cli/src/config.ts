@@ -66,7 +66,7 @@ export const configSchema = z
         epochs: count.default(1).describe('Local epochs of a round'),
         batchSize: count.default(16).describe('Samples of one optimizer step'),
         microBatch: count
-          .default(4)
+          .default(2)
           .describe('Samples computed at once; changes memory and speed, not the result'),
         learningRate: z.number().positive().default(1e-4),
         warmupSteps: z.number().int().nonnegative().default(0).describe('Of the first round only'),

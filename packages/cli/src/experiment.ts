@@ -160,7 +160,7 @@ export function inProcessClients({ clients, recommender, config }: Experiment): 
         stream: [seed, name, round],
         ...(onProgress && { onStep: onProgress }),
       });
-      return { parameters: result.parameters, loss: result.loss, samples: train.length };
+      return { ...result, samples: train.length };
     },
     async evaluate(parameters) {
       // A client without validation samples has no say in when to stop.

@@ -101,7 +101,7 @@ export function program(): Command {
       .option('--cache <folder>', 'folder of dequantised and quantised weights', '.cache/fellrec')
       .option('--base <kind>', 'frozen weights: float32, int8 or int8-fast', 'float32')
       .option('--batch <count>', 'sequences', positive, 8)
-      .option('--micro-batch <count>', 'sequences computed at once', positive, 4)
+      .option('--micro-batch <count>', 'sequences computed at once', positive, 2)
       .option('--length <count>', 'tokens of a sequence', positive, 128)
       .option('--labels <count>', 'predicted tokens at the end of a sequence', positive, 15)
       .option('--rank <count>', 'rank of the adapter', positive, 8)

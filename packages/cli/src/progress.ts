@@ -43,7 +43,7 @@ export function progressOn(stream: NodeJS.WriteStream): Progress {
           break;
         case 'client-trained':
           line(
-            `  ${event.client}: loss ${event.loss.toFixed(4)} on ${event.samples} samples, ${event.seconds.toFixed(1)} s`,
+            `  ${event.client}: loss ${event.loss.toFixed(4)} on ${event.samples} samples, ${event.seconds.toFixed(1)} s${speed(event)}`,
           );
           break;
         case 'client-skipped':
@@ -62,6 +62,16 @@ export function progressOn(stream: NodeJS.WriteStream): Progress {
       }
     },
   };
+}
+
+/** Tokens of the samples a second, and how much of what was computed was no padding. */
+function speed({
+  tokens,
+  seconds,
+}: Pick<Extract<FederationEvent, { type: 'client-trained' }>, 'tokens' | 'seconds'>): string {
+  if (!tokens || tokens.computed === 0) return '';
+  const fill = 1 - tokens.padding / tokens.computed;
+  return ` (${Math.round(tokens.real / seconds)} tokens/s, fill ${(100 * fill).toFixed(0)} %)`;
 }
 
 /** Says nothing. */

@@ -15,12 +15,19 @@ export interface RoundContext {
   readonly onProgress?: (progress: TrainingProgress) => void;
 }
 
+/** Tokens of the samples; those computed, fewer where samples share them; how many of these were padding. */
+export interface TokenCounts {
+  readonly real: number;
+  readonly computed: number;
+  readonly padding: number;
+}
+
 export interface Update {
   readonly parameters: NamedTensors;
   /** Mean training loss over the whole local training. */
   readonly loss: number;
   readonly samples: number;
-  readonly tokens?: number;
+  readonly tokens?: TokenCounts;
 }
 
 export interface Evaluation {

@@ -1,5 +1,5 @@
 // What a federation says while it runs. Progress bars, logs, the store and the network listen to it.
-import type { TrainingProgress } from './client.ts';
+import type { TokenCounts, TrainingProgress } from './client.ts';
 import type { ReadParameters } from './parameters/round-parameters.ts';
 import type { Mixing } from './strategies/strategy.ts';
 
@@ -69,7 +69,7 @@ export type FederationEvent =
       readonly client: string;
       readonly loss: number;
       readonly samples: number;
-      readonly tokens?: number;
+      readonly tokens?: TokenCounts;
       readonly seconds: number;
     }
   | {

@@ -39,7 +39,7 @@ export function quadratic(name: string, options: QuadraticOptions): Client {
         parameters: tensors({ x: Float32Array.from(x) }),
         loss: sum / steps,
         samples,
-        tokens: samples * 7,
+        tokens: { real: samples * 7, computed: samples * 8, padding: samples },
       };
     },
     async evaluate(parameters) {

@@ -29,7 +29,7 @@ export const ignoredLabel = -100;
 /** Below any score, yet finite: a softmax gives these places exactly 0. */
 const masked = -1e9;
 /** Padded lengths are multiples of it. */
-const lengthStep = 16;
+const lengthStep = 8;
 
 /**
  * How many tokens all sequences begin with alike, so far as they need computing only once: every sequence keeps a token

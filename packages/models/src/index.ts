@@ -10,6 +10,7 @@ export {
   languageModel,
   type StepOptions,
   type StepResult,
+  type TokenCounts,
 } from './language-model.ts';
 export type { LayerContext, LayeredModel } from './layered-model.ts';
 export { llama, type QuantizedBase } from './llama.ts';

@@ -72,10 +72,9 @@ export interface StepResult {
 export interface TokenCounts {
   /** Of all sequences. */
   readonly real: number;
-  /** Computed once for all sequences. */
-  readonly shared: number;
-  /** Computed otherwise, padding included. */
-  readonly padded: number;
+  /** What was computed: what sequences share once, and padding. */
+  readonly computed: number;
+  readonly padding: number;
 }
 
 export interface LanguageModel {
@@ -250,7 +249,7 @@ export function languageModel(
       const { program, masks } = await get('train', adapter.config, { training: dropout !== undefined });
       const prefix = await openPrefix(batch, adapter, dropout);
       const sums = new Map<string, Float32Tensor>();
-      const tokens = { real: 0, shared: prefix.ids.length, padded: 0 };
+      const tokens = { real: 0, computed: prefix.ids.length, padding: 0 };
       let loss = 0;
       const byLength = batch
         .map((sequence, index) => ({ sequence, index }))
@@ -259,8 +258,11 @@ export function languageModel(
         const sequences = part.map(({ sequence }) => sequence);
         const computed = batchOf(config, sequences, { prefix: prefix.ids.length });
         const labelled = labelFeeds(sequences, computed, total);
-        tokens.real += sequences.reduce((n, { ids }) => n + ids.length, 0);
-        tokens.padded += sequences.length * computed.time;
+        const real = sequences.reduce((n, { ids }) => n + ids.length, 0);
+        const padded = sequences.length * computed.time;
+        tokens.real += real;
+        tokens.computed += padded;
+        tokens.padding += padded - (real - sequences.length * prefix.ids.length);
         if (labelled.labels!.dims[0] === 0) continue;
         const rows = part.map(({ sequence, index }) => ({
           stream: index,

@@ -1,5 +1,6 @@
 // The seam between the two recommenders and those who train and ask them.
 import type { NamedTensors } from '@fellrec/graph';
+import type { TokenCounts } from '@fellrec/models';
 import type { Metrics } from './metrics.ts';
 import type { Sample } from './samples.ts';
 
@@ -26,6 +27,7 @@ export interface TrainResult {
   readonly parameters: NamedTensors;
   /** Mean over all samples of all epochs. */
   readonly loss: number;
+  readonly tokens: TokenCounts;
 }
 
 export interface Recommendation {

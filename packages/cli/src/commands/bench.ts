@@ -14,6 +14,7 @@ import {
   openCheckpoint,
   quantizeBase,
   type Sequence,
+  type TokenCounts,
 } from '@fellrec/models';
 import { ConfigError } from '../config.ts';
 import { print } from '../output.ts';
@@ -36,7 +37,7 @@ interface Options {
 /** Tokens per second of forward and backward passes on arbitrary tokens, and peak memory. */
 export async function runStep(o: Options): Promise<void> {
   const runtime = nodeRuntime(o.threads ? { threads: o.threads } : {});
-  const { model, config, seconds } = await timedSteps(o, runtime);
+  const { model, config, seconds, tokens } = await timedSteps(o, runtime);
   await model.release();
   const peakRssMiB = Math.round(process.resourceUsage().maxRSS / 1024);
   const sorted = seconds.toSorted((a, b) => a - b);
@@ -50,6 +51,7 @@ export async function runStep(o: Options): Promise<void> {
     microBatch: o.microBatch,
     length: o.length,
     labels: o.labels,
+    fill: 1 - tokens.padding / tokens.computed,
     tokensPerSecond: { best: speed(sorted[0]!), median: speed(sorted[Math.floor(sorted.length / 2)]!) },
     secondsPerStep: seconds.map((s) => Math.round(1000 * s) / 1000),
     gigaflopsPerSecond: {
@@ -90,7 +92,7 @@ export async function runProfile(o: Options): Promise<void> {
 async function timedSteps(
   o: Options,
   runtime: Runtime,
-): Promise<{ model: LanguageModel; config: LlamaConfig; seconds: number[] }> {
+): Promise<{ model: LanguageModel; config: LlamaConfig; seconds: number[]; tokens: TokenCounts }> {
   const base = o.base as Base;
   if (!bases.includes(base)) throw new ConfigError(`bench: no base "${base}"; bases: ${bases.join(', ')}`);
   if (o.labels >= o.length)
@@ -111,12 +113,13 @@ async function timedSteps(
   const adapter: Adapter = { config: lora, tensors: initialAdapter(config, lora, 1) };
   const batch = Array.from({ length: o.batch }, (_, b) => sequence(b));
   const seconds: number[] = [];
+  let tokens: TokenCounts = { real: 0, computed: 0, padding: 0 };
   for (let step = 0; step <= o.steps; step++) {
     const started = performance.now();
-    await model.gradients(batch, adapter, { microBatch: o.microBatch });
+    ({ tokens } = await model.gradients(batch, adapter, { microBatch: o.microBatch }));
     if (step > 0) seconds.push((performance.now() - started) / 1000);
   }
-  return { model, config, seconds };
+  return { model, config, seconds, tokens };
 }
 
 /**

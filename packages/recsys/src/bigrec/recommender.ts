@@ -75,6 +75,7 @@ export function bigrec(options: BigrecOptions): Recommender {
     let state = optimizer.init(parameters);
     let step = 0;
     let weightedLoss = 0;
+    const tokens = { real: 0, computed: 0, padding: 0 };
     for (let epoch = 0; epoch < o.epochs; epoch++)
       for (const batch of batches(sequences, o.batchSize, [...o.stream, 'order', epoch])) {
         const dropoutSeed = [...o.stream, 'dropout', step] as const;
@@ -89,10 +90,13 @@ export function bigrec(options: BigrecOptions): Recommender {
         const rate = o.learningRate * linearSchedule(step, steps, o.warmupSteps);
         ({ parameters, state } = optimizer.update(parameters, found.gradients, state, rate));
         weightedLoss += found.loss * batch.length;
+        tokens.real += found.tokens.real;
+        tokens.computed += found.tokens.computed;
+        tokens.padding += found.tokens.padding;
         step++;
         o.onStep?.({ step, steps, loss: found.loss });
       }
-    return { parameters, loss: weightedLoss / (o.epochs * samples.length) };
+    return { parameters, loss: weightedLoss / (o.epochs * samples.length), tokens };
   }
 
   async function recommend(
