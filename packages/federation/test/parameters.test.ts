@@ -3,7 +3,7 @@ import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
-import { plainProducts } from '../src/index.ts';
+import { type Products, plainProducts } from '../src/index.ts';
 import { onDisk } from '../src/parameters/disk.ts';
 import { inMemory } from '../src/parameters/memory.ts';
 import { describeRoundParameters } from './round-parameters-contract.ts';
@@ -41,6 +41,28 @@ describe('in memory', () => {
     expect(own!.get('x')).toBe(first.get('x'));
   });
 
+  it('takes results that lie in one buffer apart', async () => {
+    const products: Products = {
+      ...plainProducts,
+      async *mix(matrix, blocks) {
+        for await (const mixed of plainProducts.mix(matrix, blocks)) {
+          const buffer = Float32Array.from(mixed.flatMap((row) => [...row]));
+          yield mixed.map(({ length }, c) => buffer.subarray(c * length, (c + 1) * length));
+        }
+      },
+    };
+    const parameters = await inMemory({ ...options, products });
+    await parameters.keep(0, first);
+    await parameters.keep(1, second);
+    await parameters.mix([
+      [0.5, 0.5],
+      [0.25, 0.75],
+    ]);
+    const mixed = await Promise.all(parameters.starts().map((read) => read()));
+    expect(mixed).toEqual([tensors({ x: [2, 3] }), tensors({ x: [2.5, 3.5] })]);
+    for (const own of mixed) expect(own.get('x')!.data.buffer.byteLength).toBe(8);
+  });
+
   it('keeps earlier starts for whoever still reads them', async () => {
     const parameters = await inMemory(options);
     const before = parameters.starts();
@@ -58,6 +80,19 @@ describe('on disk', () => {
   it('leaves nothing in its folder, not even while it is open', async () => {
     const parameters = await onDisk(folder, options);
     expect(readdirSync(folder)).toEqual([]);
+    await parameters.close();
+  });
+
+  it('holds more clients than one write takes rows', async () => {
+    const many = Array.from({ length: 2500 }, (_, c) => tensors({ x: [c, -c] }));
+    const parameters = await onDisk(folder, { ...options, starts: many.map((own) => async () => own) });
+    for (const [c, own] of many.entries()) await parameters.keep(c, own);
+    const row = many.map((_, j) => (j < 2 ? 0.5 : 0));
+    const other = many.map((_, j) => (j === 2499 ? 1 : 0));
+    await parameters.mix(many.map((_, c) => (c === 2000 ? other : row)));
+    const mixed = await Promise.all(parameters.starts().map((read) => read()));
+    const expected = (c: number) => tensors({ x: c === 2000 ? [2499, -2499] : [0.5, -0.5] });
+    expect(mixed).toEqual(many.map((_, c) => expected(c)));
     await parameters.close();
   });
 

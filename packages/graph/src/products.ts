@@ -1,10 +1,11 @@
 // Inner products and weighted sums of many long rows, block of columns by block, on the engine's matrix product: float32
 // within a block, float64 over blocks.
-import { input, linear, matmul } from './operations.ts';
-import type { Program, Runtime } from './runtime/runtime.ts';
-import { float32 } from './tensor.ts';
+import { input, linear, matmul, sub } from './operations.ts';
+import type { Feeds, Program, Runtime } from './runtime/runtime.ts';
+import type { Outputs } from './segments.ts';
+import { type Float32Tensor, float32 } from './tensor.ts';
 
-/** Equally long rows. */
+/** Equally long rows. Where they lie one behind the other in memory, nothing is copied. */
 type Rows = readonly Float32Array[];
 
 export interface RowProducts {
@@ -12,110 +13,108 @@ export interface RowProducts {
   gram(
     blocks: AsyncIterable<{ readonly rows: Rows; readonly origins?: Rows | undefined }>,
   ): Promise<number[][]>;
-  /** Of each block `sum_j matrix[c][j] rows[j]` for every row c of the matrix. */
+  /** Of each block `sum_j matrix[c][j] rows[j]` for every row c of the matrix; they lie one behind the other. */
   mix(matrix: readonly (readonly number[])[], blocks: AsyncIterable<Rows>): AsyncIterable<Float32Array[]>;
   /** Frees native memory, if any was taken. */
   dispose(): Promise<void>;
 }
 
-/** Columns multiplied at once: 16 MB of a thousand rows. From 2048 to 16384 the speed is the same, below it falls. */
+/** Columns summed in float32. With fewer than 2048 the matrix product is slower, with more than 4096 no faster. */
 const maxColumns = 4096;
-/** The Gram matrix is symmetric: group by group of rows, only what lies from the diagonal on is computed, 9/16 of it. */
-const groups = 8;
+/** The Gram matrix is symmetric: of the pairs of groups of rows, 10 of 16 are computed. */
+const groups = 4;
+const pairs = Array.from({ length: groups }, (_, g) =>
+  Array.from({ length: groups - g }, (_, h) => ({ name: `${g} x ${g + h}`, g, h: g + h })),
+).flat();
 
 /** Programs are compiled when they are first needed. */
 export function rowProducts(runtime: Runtime): RowProducts {
-  const x = input('x', 'float32', ['n', 'columns']);
-  const compiled: Program[] = [];
-  const once = (compile: () => Promise<Program<'y'>>) => {
-    let program: Promise<Program<'y'>> | undefined;
-    return () => {
-      program ??= compile().then((found) => {
-        compiled.push(found);
-        return found;
-      });
-      return program;
-    };
+  const programs = new Map<string, Promise<Program>>();
+  const program = (name: string, outputs: () => Outputs): Promise<Program> => {
+    const known = programs.get(name) ?? runtime.compile(outputs());
+    programs.set(name, known);
+    return known;
   };
-  const inner = once(() => runtime.compile({ y: linear(input('rows', 'float32', ['m', 'columns']), x) }));
-  const weighted = once(() => runtime.compile({ y: matmul(input('matrix', 'float32', ['m', 'n']), x) }));
 
   return {
     async gram(blocks) {
-      const { run } = await inner();
       let sums: Float64Array[] = [];
-      const stack = stacker();
       for await (const { rows, origins } of blocks) {
-        const n = rows.length;
-        if (sums.length === 0) sums = rows.map(() => new Float64Array(n));
-        const groupSize = Math.ceil(n / groups);
-        for (const { from, columns } of pieces(rows)) {
-          const stacked = stack(rows, origins, from, columns);
-          for (let i = 0; i < n; i += groupSize) {
-            const size = Math.min(groupSize, n - i);
-            const { y } = await run({
-              rows: float32(stacked.subarray(i * columns, (i + size) * columns), [size, columns]),
-              x: float32(stacked.subarray(i * columns), [n - i, columns]),
-            });
-            addFrom(sums, i, y.data as Float32Array, n - i);
-          }
+        if (sums.length === 0) sums = rows.map(() => new Float64Array(rows.length));
+        const { run } = await program(origins ? 'differences' : 'rows', () =>
+          gramOutputs(origins !== undefined),
+        );
+        const size = Math.ceil(rows.length / groups);
+        for (let from = 0; from < rows[0]!.length; from += maxColumns) {
+          const found = await run({
+            ...grouped('rows', stack(rows, from, from + maxColumns), size),
+            ...(origins && grouped('origins', stack(origins, from, from + maxColumns), size)),
+          });
+          for (const { name, g, h } of pairs) add(sums, found[name] as Float32Tensor, g * size, h * size);
         }
       }
       return sums.map((row, i) => Array.from(row, (sum, j) => (j < i ? sums[j]![i]! : sum)));
     },
 
     async *mix(matrix, blocks) {
-      const { run } = await weighted();
-      const stack = stacker();
+      const { run } = await program('mix', () => ({
+        y: matmul(input('matrix', 'float32', ['m', 'n']), input('rows', 'float32', ['n', 'columns'])),
+      }));
       const weights = float32(matrix.flat(), [matrix.length, matrix[0]?.length ?? 0]);
       for await (const rows of blocks) {
-        const mixed = matrix.map(() => new Float32Array(rows[0]!.length));
-        for (const { from, columns } of pieces(rows)) {
-          const stacked = stack(rows, undefined, from, columns);
-          const { y } = await run({ matrix: weights, x: float32(stacked, [rows.length, columns]) });
-          for (const [c, row] of mixed.entries())
-            row.set((y.data as Float32Array).subarray(c * columns, (c + 1) * columns), from);
-        }
-        yield mixed;
+        const { y } = await run({ matrix: weights, rows: stack(rows) });
+        yield rowsOf(y as Float32Tensor);
       }
     },
 
     async dispose() {
-      for (const program of compiled) await program.dispose();
+      for (const compiled of programs.values()) await (await compiled).dispose();
     },
   };
 }
 
-function* pieces(rows: Rows): Generator<{ from: number; columns: number }> {
+/** x_g x_h^T of every two groups of rows, x = rows - origins, or x = rows. */
+function gramOutputs(subtracts: boolean): Outputs {
+  const x = Array.from({ length: groups }, (_, g) => {
+    const rows = input(`rows ${g}`, 'float32', [`n${g}`, 'columns']);
+    return subtracts ? sub(rows, input(`origins ${g}`, 'float32', [`n${g}`, 'columns'])) : rows;
+  });
+  return Object.fromEntries(pairs.map(({ name, g, h }) => [name, linear(x[g]!, x[h]!)]));
+}
+
+/** Feeds of groups of `size` rows; the last ones may be smaller, or empty. */
+function grouped(name: string, { data, dims: [n, columns] }: Float32Tensor, size: number): Feeds {
+  return Object.fromEntries(
+    Array.from({ length: groups }, (_, g) => {
+      const [from, to] = [Math.min(g * size, n!), Math.min((g + 1) * size, n!)];
+      return [`${name} ${g}`, float32(data.subarray(from * columns!, to * columns!), [to - from, columns!])];
+    }),
+  );
+}
+
+/** Columns of rows as one tensor [rows, columns]: a view if all columns are taken of rows that lie together. */
+function stack(rows: Rows, from = 0, to = rows[0]!.length): Float32Tensor {
   const width = rows[0]!.length;
-  for (let from = 0; from < width; from += maxColumns)
-    yield { from, columns: Math.min(maxColumns, width - from) };
+  const columns = Math.min(to, width) - from;
+  const [{ buffer, byteOffset }] = rows as [Float32Array];
+  const isView =
+    columns === width &&
+    rows.every((row, c) => row.buffer === buffer && row.byteOffset === byteOffset + 4 * c * width);
+  if (isView) return float32(new Float32Array(buffer, byteOffset, rows.length * width), [rows.length, width]);
+  const stacked = new Float32Array(rows.length * columns);
+  for (const [c, row] of rows.entries()) stacked.set(row.subarray(from, from + columns), c * columns);
+  return float32(stacked, [rows.length, columns]);
 }
 
-/** Returns what puts columns of rows one below the other, [n, columns], valid until it is called again. */
-function stacker() {
-  let buffer = new Float32Array(0);
-  return (rows: Rows, origins: Rows | undefined, from: number, columns: number): Float32Array => {
-    if (buffer.length < rows.length * columns) buffer = new Float32Array(rows.length * columns);
-    const stacked = buffer.subarray(0, rows.length * columns);
-    for (const [c, row] of rows.entries()) {
-      const target = stacked.subarray(c * columns, (c + 1) * columns);
-      const values = row.subarray(from, from + columns);
-      if (origins) subtract(target, values, origins[c]!.subarray(from, from + columns));
-      else target.set(values);
-    }
-    return stacked;
-  };
+function rowsOf({ data, dims: [n, columns] }: Float32Tensor): Float32Array[] {
+  return Array.from({ length: n! }, (_, c) => data.subarray(c * columns!, (c + 1) * columns!));
 }
 
-function subtract(target: Float32Array, values: Float32Array, origin: Float32Array): void {
-  for (let k = 0; k < target.length; k++) target[k] = values[k]! - origin[k]!;
-}
-
-/** Adds products [rows, width] of the rows from i on with all that follow. */
-function addFrom(sums: readonly Float64Array[], i: number, products: Float32Array, width: number): void {
-  for (let r = 0; r * width < products.length; r++) {
+/** Adds a block of products to the sums from row i and column j on. */
+function add(sums: readonly Float64Array[], { data, dims }: Float32Tensor, i: number, j: number): void {
+  const [height, width] = dims as [number, number];
+  for (let r = 0; r < height; r++) {
     const row = sums[i + r]!;
-    for (let c = 0; c < width; c++) row[i + c]! += products[r * width + c]!;
+    for (let c = 0; c < width; c++) row[j + c]! += data[r * width + c]!;
   }
 }

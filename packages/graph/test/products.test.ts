@@ -10,6 +10,16 @@ afterAll(() => products.dispose());
 const draw = random(1, 'products');
 const matrix = (rows: number, columns: number) =>
   Array.from({ length: rows }, () => Float32Array.from({ length: columns }, draw.normal));
+/** The same rows as views of one buffer, where `order` says. */
+function lyingTogether(rows: readonly Float32Array[], order: readonly number[]): Float32Array[] {
+  const width = rows[0]!.length;
+  const buffer = new Float32Array(rows.length * width + 1);
+  return rows.map((row, c) => {
+    const place = order[c]! * width + 1;
+    buffer.set(row, place);
+    return buffer.subarray(place, place + width);
+  });
+}
 async function* stream<T>(...blocks: readonly T[]): AsyncGenerator<T> {
   yield* blocks;
 }
@@ -54,6 +64,26 @@ describe.each([
     expect(relativeError(await products.gram(plain), dots(rows))).toBeLessThan(1e-6);
   });
 
+  test('the same where rows lie together, in order or not', async () => {
+    const together = (order: readonly number[]) =>
+      blocks.map((block) => ({
+        rows: lyingTogether(block.rows, order),
+        origins: lyingTogether(block.origins, order),
+      }));
+    const expected = await products.gram(stream(...blocks));
+    const inOrder = [...rows.keys()];
+    for (const order of [inOrder, inOrder.toReversed()])
+      expect(await products.gram(stream(...together(order)))).toEqual(expected);
+    const weights = [rows.map((_, j) => j / n)];
+    const mixed = async (streamed: readonly { rows: Float32Array[] }[]) => {
+      const found: Float32Array[][] = [];
+      for await (const block of products.mix(weights, stream(...streamed.map((block) => block.rows))))
+        found.push(block);
+      return found;
+    };
+    expect(await mixed(together(inOrder.toReversed()))).toEqual(await mixed(blocks));
+  });
+
   test('weighted sums, by as many rows of weights, and by others', async () => {
     for (const m of [n, 1, n + 3]) {
       const weights = matrix(m, n).map((row) => [...row]);
@@ -85,5 +115,5 @@ test('weights for another number of rows are an error', async () => {
   const mix = async () => {
     for await (const _ of products.mix([[1]], stream([Float32Array.of(1), Float32Array.of(2)])));
   };
-  await expect(mix()).rejects.toThrow('"x" is [2, 1], the graph wants [n, columns]');
+  await expect(mix()).rejects.toThrow('"rows" is [2, 1], the graph wants [n, columns]');
 });

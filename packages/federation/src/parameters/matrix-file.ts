@@ -30,11 +30,13 @@ export async function matrixFile(
     const from = block * blockColumns;
     return { from, width: Math.min(blockColumns, columns - from), position: 4 * rows * from };
   });
-  const scratch = new Float32Array(rows * Math.min(blockColumns, columns));
 
-  async function write(values: Float32Array, position: number): Promise<void> {
+  /** Values of several arrays, one behind the other. */
+  async function write(values: readonly Float32Array[], position: number): Promise<void> {
+    const bytes = values.reduce((sum, { byteLength }) => sum + byteLength, 0);
     try {
-      await transfer(handle, 'write', values, position);
+      const { bytesWritten } = await handle.writev(values, position);
+      if (bytesWritten < bytes) throw new Error(`${bytesWritten} of ${bytes} bytes were written`);
     } catch (cause) {
       const needed = Math.ceil((4 * rows * columns) / 2 ** 20);
       throw new Error(
@@ -48,37 +50,34 @@ export async function matrixFile(
     async readRow(row) {
       const values = new Float32Array(columns);
       for (const { from, width, position } of blocks)
-        await transfer(handle, 'read', values.subarray(from, from + width), position + 4 * row * width);
+        await read(handle, values.subarray(from, from + width), position + 4 * row * width);
       return values;
     },
     async writeRow(row, values) {
       for (const { from, width, position } of blocks)
-        await write(values.subarray(from, from + width), position + 4 * row * width);
+        await write([values.subarray(from, from + width)], position + 4 * row * width);
     },
     async *blocks() {
       // One is read while the one before it is computed with.
-      const buffers = [new Float32Array(scratch.length), new Float32Array(scratch.length)] as const;
-      const read = async (block: number): Promise<Rows> => {
+      const length = rows * Math.min(blockColumns, columns);
+      const buffers = [new Float32Array(length), new Float32Array(length)] as const;
+      const readBlock = async (block: number): Promise<Rows> => {
         const range = blocks[block];
         if (!range) return [];
         const values = buffers[block % 2 === 0 ? 0 : 1].subarray(0, rows * range.width);
-        await transfer(handle, 'read', values, range.position);
+        await read(handle, values, range.position);
         return rowsOf(values, range.width);
       };
-      let next = read(0);
+      let next = readBlock(0);
       for (const block of blocks.keys()) {
         const current = await next;
-        next = read(block + 1);
+        next = readBlock(block + 1);
         // Its failure is thrown when its turn comes; whoever leaves before must not meet it.
         next.catch(() => {});
         yield current;
       }
     },
-    async writeBlock(block, values) {
-      const { width, position } = blocks[block]!;
-      for (const [row, own] of values.entries()) scratch.set(own, row * width);
-      await write(scratch.subarray(0, rows * width), position);
-    },
+    writeBlock: (block, values) => write(values, blocks[block]!.position),
     close: () => handle.close(),
   };
 }
@@ -89,22 +88,13 @@ function rowsOf(block: Float32Array, width: number): Rows {
   );
 }
 
-/** Reads or writes all of `values`. */
-async function transfer(
-  handle: FileHandle,
-  direction: 'read' | 'write',
-  values: Float32Array,
-  position: number,
-): Promise<void> {
+/** Fills `values`. */
+async function read(handle: FileHandle, values: Float32Array, position: number): Promise<void> {
   const bytes = new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
   for (let done = 0; done < bytes.length; ) {
-    const left = bytes.subarray(done);
-    const moved =
-      direction === 'read'
-        ? (await handle.read(left, 0, left.length, position + done)).bytesRead
-        : (await handle.write(left, 0, left.length, position + done)).bytesWritten;
-    if (moved === 0)
-      throw new Error(`federation: ${left.length} bytes of the clients' parameters are not there`);
-    done += moved;
+    const { bytesRead } = await handle.read(bytes, done, bytes.length - done, position + done);
+    if (bytesRead === 0)
+      throw new Error("federation: the file of the clients' parameters has become shorter");
+    done += bytesRead;
   }
 }

@@ -50,11 +50,16 @@ export async function inMemory({ like, starts, products }: RoundParametersOption
         )) {
           const [name, { dims }] = remaining.next().value!;
           for (const [c, data] of mixed.entries())
-            computed[c]!.tensors.set(name, { dtype: 'float32', dims, data });
+            computed[c]!.tensors.set(name, { dtype: 'float32', dims, data: withOwnBuffer(data) });
         }
       before = distinct.places.map((place) => results[place]!.alone ?? results[place]!.tensors);
       after = [];
     },
     async close() {},
   };
+}
+
+/** A message or a clone of a tensor takes its whole buffer along. */
+function withOwnBuffer(values: Float32Array): Float32Array {
+  return values.byteLength === values.buffer.byteLength ? values : values.slice();
 }

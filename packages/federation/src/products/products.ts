@@ -15,7 +15,7 @@ export interface Block {
 export interface Products {
   /** `[i][j]`: the sum of x_i . x_j over all blocks, x = rows - origins, or x = rows. */
   gram(blocks: AsyncIterable<Block>): Promise<number[][]>;
-  /** Of each block `sum_j matrix[c][j] rows[j]` for every row c of the matrix, in arrays of the caller's own. */
+  /** Of each block `sum_j matrix[c][j] rows[j]` for every row c of the matrix; the caller's own, maybe in one buffer. */
   mix(matrix: readonly (readonly number[])[], blocks: AsyncIterable<Rows>): AsyncIterable<Float32Array[]>;
 }
 
