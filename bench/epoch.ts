@@ -2,7 +2,7 @@
 // same batches, so their losses agree where their arithmetic does.
 //
 //   node bench/epoch.ts --model FOLDER --data FOLDER --python PYTHON [--samples 256] [--rounds 2]
-//     [--base float32] [--micro-batch 8] [--peer-dtypes fp32,bf16-autocast,bf16] [--threads N] [--cache FOLDER]
+//     [--base float32,int8,int8-fast] [--micro-batch 2] [--peer-dtypes fp32,bf16-autocast,bf16] [--threads N] [--cache FOLDER]
 //
 // --data is what `fellrec data import` wrote. PYTHON has torch 2.13.0, transformers 5.23.0 and peft 0.21.2, and gguf if
 // the model is a .gguf file.
@@ -19,13 +19,15 @@ import {
   type Sequence,
   writeAdapter,
 } from '../packages/models/src/index.ts';
-import { trainingSequence } from '../packages/recsys/src/bigrec/text.ts';
+import { calibrationSequences, trainingSequence } from '../packages/recsys/src/bigrec/text.ts';
 import { readDataset, subset, trainingSamples, videoGames } from '../packages/recsys/src/index.ts';
 import { contest, list, type Measured, machine, ours, peer, peerWeights, rounded, total } from './contest.ts';
 
 /** What both sides read: the optimizer's batches, in their order. */
 export interface EpochTask {
   readonly batches: readonly (readonly Sequence[])[];
+  /** For quantised bases. */
+  readonly calibration: readonly (readonly number[])[];
   readonly learningRate: number;
   readonly clipNorm: number;
 }
@@ -33,6 +35,8 @@ export interface EpochTask {
 export interface EpochMeasured extends Measured {
   /** Mean over the epoch's batches. */
   readonly loss: number;
+  /** How much of what was computed was no padding; ours only. */
+  readonly fill?: number;
 }
 
 const { values: o } = parseArgs({
@@ -42,8 +46,8 @@ const { values: o } = parseArgs({
     python: { type: 'string', default: 'python3' },
     samples: { type: 'string', default: '256' },
     rounds: { type: 'string', default: '2' },
-    base: { type: 'string', default: 'float32' },
-    'micro-batch': { type: 'string', default: '8' },
+    base: { type: 'string', default: 'float32,int8,int8-fast' },
+    'micro-batch': { type: 'string', default: '2' },
     'peer-dtypes': { type: 'string', default: 'fp32,bf16-autocast,bf16' },
     threads: { type: 'string', default: String(machine.cores) },
     cache: { type: 'string', default: '.cache/fellrec' },
@@ -67,7 +71,12 @@ const text = {
 const sequences = subset(users.flatMap(trainingSamples), Number(o.samples), seed, 'train').map(
   (sample) => trainingSequence(sample, 'answer', text).value,
 );
-const task: EpochTask = { batches: batches(sequences), learningRate: 1e-4, clipNorm: 1 };
+const task: EpochTask = {
+  batches: batches(sequences),
+  calibration: calibrationSequences(text),
+  learningRate: 1e-4,
+  clipNorm: 1,
+};
 const tokens = total(sequences.map(({ ids }) => ids.length));
 
 const folder = mkdtempSync(join(tmpdir(), 'epoch-'));
@@ -126,12 +135,13 @@ try {
   process.stdout.write(`${JSON.stringify(result, undefined, 2)}\n`);
 
   function row(name: string) {
-    const { seconds, peakRssMiB, loss } = found.get(name)!;
+    const { seconds, peakRssMiB, loss, fill } = found.get(name)!;
     return {
       tokensPerSecond: rounded(speed(name), 1),
       samplesPerSecond: rounded(sequences.length / total(seconds)),
       peakRssMiB: Math.round(peakRssMiB),
       loss: rounded(loss, 5),
+      ...(fill !== undefined && { fill: rounded(fill, 3) }),
     };
   }
 } finally {

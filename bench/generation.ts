@@ -2,7 +2,7 @@
 // both find the same best beam.
 //
 //   node bench/generation.ts --model FOLDER --data FOLDER --python PYTHON [--users 200] [--rounds 2]
-//     [--base float32] [--batch 8] [--peer-dtypes fp32,bf16] [--peer-batches 8,16] [--threads N] [--cache FOLDER]
+//     [--base float32,int8,int8-fast] [--batch 16] [--peer-dtypes fp32,bf16] [--peer-batches 8,16] [--threads N] [--cache FOLDER]
 //
 // --data is what `fellrec data import` wrote. PYTHON has torch 2.13.0 and transformers 5.23.0, and gguf if the model is a
 // .gguf file.
@@ -11,7 +11,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { loadTokenizer, openCheckpoint } from '../packages/models/src/index.ts';
-import { promptTokens } from '../packages/recsys/src/bigrec/text.ts';
+import { calibrationSequences, promptTokens } from '../packages/recsys/src/bigrec/text.ts';
 import { readDataset, subset, testSamples, videoGames } from '../packages/recsys/src/index.ts';
 import { contest, list, type Measured, machine, ours, peer, peerWeights, rounded, total } from './contest.ts';
 
@@ -22,6 +22,8 @@ export interface GenerationTask {
   readonly beams: number;
   readonly maxNewTokens: number;
   readonly eosIds: readonly number[];
+  /** For quantised bases. */
+  readonly calibration: readonly (readonly number[])[];
 }
 /** What both sides print; `seconds` are those of the batches, without loading and one more to warm up. */
 export interface GenerationMeasured extends Measured {
@@ -36,8 +38,8 @@ const { values: o } = parseArgs({
     python: { type: 'string', default: 'python3' },
     users: { type: 'string', default: '200' },
     rounds: { type: 'string', default: '2' },
-    base: { type: 'string', default: 'float32' },
-    batch: { type: 'string', default: '8' },
+    base: { type: 'string', default: 'float32,int8,int8-fast' },
+    batch: { type: 'string', default: '16' },
     'peer-dtypes': { type: 'string', default: 'fp32,bf16' },
     'peer-batches': { type: 'string', default: '8,16' },
     threads: { type: 'string', default: String(machine.cores) },
@@ -62,7 +64,13 @@ const text = {
 const prompts = subset(users.flatMap(testSamples), Number(o.users), seed, 'test')
   .map(({ history }) => promptTokens(history, maxNewTokens, text).value)
   .sort((a, b) => a.length - b.length);
-const task: GenerationTask = { prompts, beams: 4, maxNewTokens, eosIds };
+const task: GenerationTask = {
+  prompts,
+  beams: 4,
+  maxNewTokens,
+  eosIds,
+  calibration: calibrationSequences(text),
+};
 
 const folder = mkdtempSync(join(tmpdir(), 'generation-'));
 try {

@@ -168,9 +168,11 @@ export function languageModel(
     { training = false, count = 1 }: Variant,
   ): Promise<Compiled> {
     const lora = adapter && loraGraph(config, adapter, { training });
+    // Programs that run once a step or less share the pages of the weights' files instead of copying them.
+    const often = ['train', 'prompt', 'decode'].includes(kind);
+    const prepack = often || (kind.startsWith('prefix') && quantized !== undefined);
     const make = async (outputs: Outputs, masks: Compiled['masks'] = new Map()) => ({
-      // Programs that run once a step or less share the pages of the weights' files instead of copying them.
-      program: await runtime.compile(outputs, { prepack: ['train', 'prompt', 'decode'].includes(kind) }),
+      program: await runtime.compile(outputs, { prepack }),
       masks,
     });
     switch (kind) {
