@@ -1,44 +1,26 @@
 // A causal language model ready to train and to generate: a checkpoint, its programs (compiled when first used) and an
 // adapter that is passed in with every call, so that one copy of the base weights serves any number of adapters.
+import type { Float32Tensor, NamedTensors, Outputs, Program, Runtime, Tensor, Value } from '@fellrec/graph';
 import {
-  type Float32Tensor,
-  int64,
-  type NamedTensors,
-  type Outputs,
-  type Program,
-  type Runtime,
-  type Tensor,
-  type Value,
-} from '@fellrec/graph';
-import {
-  type Batch,
   batchOf,
   dropoutFeeds,
   labelCount,
   labelFeeds,
   lastRows,
   type MaskedRows,
-  promptMask,
   type Sequence,
   sharedPrefix,
   type Tokens,
 } from './batch.ts';
 import type { Checkpoint } from './checkpoint/checkpoint.ts';
-import {
-  beamSearch,
-  candidatesPerRow,
-  type DecodeStep,
-  type GenerationOptions,
-  type Hypothesis,
-  type NextTokens,
-} from './generation.ts';
-import { llama, type QuantizedBase, rotaryTables } from './llama.ts';
+import { continuations, emptyCache, type Prefix } from './decoding.ts';
+import { candidatesPerRow, type GenerationOptions, type Hypothesis } from './generation.ts';
+import { llama, type QuantizedBase } from './llama.ts';
 import { type LoraConfig, loraGraph } from './lora.ts';
 import {
   cacheNames,
   decodingProgram,
   gradientName,
-  grownName,
   lossProgram,
   prefixGradients,
   prefixName,
@@ -96,8 +78,8 @@ export interface LanguageModel {
     options: GenerationOptions & BatchOptions,
     adapter?: Adapter,
   ): Promise<Hypothesis[][]>;
-  /** Frees the programs of one kind, or all; they are compiled again when needed. */
-  release(kind?: ProgramKind): Promise<void>;
+  /** Frees the programs of some kinds, or all; they are compiled again when needed. */
+  release(...kinds: ProgramKind[]): Promise<void>;
 }
 
 export interface BatchOptions {
@@ -126,12 +108,6 @@ interface Variant {
 interface Compiled {
   readonly program: Program;
   readonly masks: ReadonlyMap<string, Value>;
-}
-
-/** What all sequences of a call begin with: keys and values as inputs of the programs that go on from there. */
-interface Prefix {
-  readonly ids: readonly number[];
-  readonly feeds: Record<string, Tensor>;
 }
 
 /** A shorter prefix, or one of fewer sequences, costs more than it saves. */
@@ -209,7 +185,7 @@ export function languageModel(
   ): Promise<Prefix> {
     const length = sequences.length < worthSharing.sequences ? 0 : sharedPrefix(sequences);
     if (length < worthSharing.tokens) {
-      const none = emptyCache([1, config.keyValueHeadCount, 0, config.headDim]);
+      const none = emptyCache(config, 1);
       return { ids: [], feeds: Object.fromEntries(caches.map((name) => [prefixName(name), none])) };
     }
     const ids = sequences[0]!.ids.slice(0, length);
@@ -348,7 +324,11 @@ export function languageModel(
       const found: Hypothesis[][] = [];
       let done = 0;
       for (const part of chunks(byLength, batch)) {
-        const hypotheses = await continuations(part, prefix, { promptPass, decoding }, options, adapter);
+        const hypotheses = await continuations(
+          part,
+          { config, prefix, promptPass, decoding, adapter: adapterFeeds(adapter) },
+          options,
+        );
         for (const [i, { index }] of part.entries()) found[index] = hypotheses[i]!;
         done += part.length;
         onProgress?.(done, prompts.length);
@@ -356,86 +336,14 @@ export function languageModel(
       return found;
     },
 
-    async release(kind) {
+    async release(...kinds) {
       for (const [key, entry] of compiled) {
-        if (kind && !key.startsWith(`${kind} `)) continue;
+        if (kinds.length > 0 && !kinds.some((kind) => key.startsWith(`${kind} `))) continue;
         compiled.delete(key);
         await (await entry).program.dispose();
       }
     },
   };
-
-  async function continuations(
-    prompts: readonly Tokens[],
-    prefix: Prefix,
-    { promptPass, decoding }: { readonly promptPass: Program; readonly decoding: Program },
-    options: GenerationOptions,
-    adapter: Adapter | undefined,
-  ): Promise<Hypothesis[][]> {
-    const batch = batchOf(config, prompts, { prefix: prefix.ids.length });
-    const prompt = await promptPass.run({
-      ...batch.feeds,
-      ...prefix.feeds,
-      rows: lastRows(prompts, batch),
-      ...adapterFeeds(adapter),
-    });
-    const lengths = prompts.map(({ ids }) => ids.length);
-    const { beams } = options;
-    const users = prompts.length;
-    const fixed = {
-      ...adapterFeeds(adapter),
-      ...rotaryTables(config, Math.max(...lengths) + options.maxNewTokens),
-    };
-    const ofPrompts: Record<string, Float32Tensor> = {
-      promptMask: promptMask(lengths, prefix.ids.length + batch.time),
-      ...Object.fromEntries(caches.map((name) => [`prompt.${name}`, prompt[name] as Float32Tensor])),
-    };
-    const empty = emptyCache([users * beams, config.keyValueHeadCount, 0, config.headDim]);
-    let cache: Record<string, Tensor> = Object.fromEntries(caches.map((name) => [name, empty]));
-    let active = prompts.map((_, user) => user);
-    let generated = 0;
-    const step: DecodeStep = async ({ users, tokens, parents }) => {
-      if (users.length < active.length) {
-        const places = users.map((user) => active.indexOf(user));
-        for (const [name, tensor] of Object.entries(ofPrompts)) ofPrompts[name] = takeRows(tensor, places);
-        active = [...users];
-      }
-      const positions = users.flatMap((user) => new Array<number>(beams).fill(lengths[user]! + generated));
-      const found = await decoding.run({
-        ...fixed,
-        ...ofPrompts,
-        ...cache,
-        ids: int64(tokens, [users.length, beams]),
-        parents: int64(parents, [users.length, beams]),
-        positions: int64(positions, [users.length * beams, 1]),
-      });
-      cache = Object.fromEntries(caches.map((name) => [name, found[grownName(name)]!]));
-      generated++;
-      return nextTokens(found);
-    };
-    return beamSearch(nextTokens(prompt), users, step, options);
-  }
-}
-
-function nextTokens({ nextIds, logProbabilities }: Record<string, Tensor>): NextTokens {
-  return {
-    perRow: nextIds!.dims[1]!,
-    ids: nextIds!.data,
-    logProbabilities: logProbabilities!.data as Float32Array,
-  };
-}
-
-/** Entries of the first axis. */
-function takeRows(
-  { dtype, dims: [rows, ...rest], data }: Float32Tensor,
-  places: readonly number[],
-): Float32Tensor {
-  const size = data.length / rows!;
-  const taken = new Float32Array(places.length * size);
-  places.forEach((place, i) => {
-    taken.set(data.subarray(place * size, (place + 1) * size), i * size);
-  });
-  return { dtype, dims: [places.length, ...rest], data: taken };
 }
 
 /** Feeds the masks of a program for the sequences that it computes. */
@@ -449,10 +357,6 @@ function dropoutOf({ dropout }: LoraConfig, seed: StepOptions['dropoutSeed']): D
 
 function adapterFeeds(adapter: Adapter | undefined): Record<string, Tensor> {
   return adapter ? Object.fromEntries(adapter.tensors) : {};
-}
-
-function emptyCache(dims: readonly number[]): Float32Tensor {
-  return { dtype: 'float32', dims, data: new Float32Array(0) };
 }
 
 function chunks<T>(items: readonly T[], size: number): T[][] {

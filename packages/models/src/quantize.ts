@@ -7,7 +7,7 @@ import { createHash } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { mkdir } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
-import type { Float32Tensor, QuantizedMatrix, Runtime, StoredTensor } from '@fellrec/graph';
+import type { Float32Tensor, QuantizedMatrix, Runtime } from '@fellrec/graph';
 import { batchOf } from './batch.ts';
 import type { Checkpoint } from './checkpoint/checkpoint.ts';
 import { readSafetensorsIndex, readTensor, writeSafetensorsStream } from './checkpoint/safetensors.ts';

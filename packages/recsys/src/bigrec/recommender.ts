@@ -147,7 +147,7 @@ export function bigrec(options: BigrecOptions): Recommender {
     recommend,
     async evaluate(samples, parameters, o): Promise<Evaluated> {
       // Ranking holds copies of the weights of its own; training's would double the peak.
-      await model.release('train');
+      await model.release('train', 'prefixGradients');
       const ranked = await recommend(samples, parameters, { ...o, k: Math.max(...cutoffs) });
       const metrics = ranked.map(({ items }, i) =>
         metricsOf(

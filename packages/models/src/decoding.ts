@@ -1,0 +1,104 @@
+// Generation on compiled programs: the prompts in one pass, then a token of every beam at a time, with the keys and values
+// of prompts and beams handed on from step to step.
+import { type Float32Tensor, int64, type Program, type Tensor } from '@fellrec/graph';
+import { batchOf, lastRows, promptMask, type Tokens } from './batch.ts';
+import type { LlamaConfig } from './checkpoint/config.ts';
+import {
+  beamSearch,
+  type DecodeStep,
+  type GenerationOptions,
+  type Hypothesis,
+  type NextTokens,
+} from './generation.ts';
+import { rotaryTables } from './llama.ts';
+import { cacheNames, grownName } from './programs.ts';
+
+/** What all sequences of a call begin with. */
+export interface Prefix {
+  readonly ids: readonly number[];
+  /** Its keys and values, as inputs of the programs that go on from there. */
+  readonly feeds: Readonly<Record<string, Tensor>>;
+}
+
+export interface Decoder {
+  readonly config: LlamaConfig;
+  readonly prefix: Prefix;
+  readonly promptPass: Program;
+  readonly decoding: Program;
+  /** The adapter's tensors. */
+  readonly adapter: Readonly<Record<string, Tensor>>;
+}
+
+/** The best `beams` continuations of each prompt, best first. */
+export async function continuations(
+  prompts: readonly Tokens[],
+  { config, prefix, promptPass, decoding, adapter }: Decoder,
+  options: GenerationOptions,
+): Promise<Hypothesis[][]> {
+  const { beams } = options;
+  const caches = cacheNames(config.layerCount);
+  const batch = batchOf(config, prompts, { prefix: prefix.ids.length });
+  const prompt = await promptPass.run({
+    ...batch.feeds,
+    ...prefix.feeds,
+    ...adapter,
+    rows: lastRows(prompts, batch),
+  });
+  const lengths = prompts.map(({ ids }) => ids.length);
+  const tables = rotaryTables(config, Math.max(...lengths) + options.maxNewTokens);
+  const ofPrompts: Record<string, Float32Tensor> = {
+    promptMask: promptMask(lengths, prefix.ids.length + batch.time),
+    ...Object.fromEntries(caches.map((name) => [`prompt.${name}`, prompt[name] as Float32Tensor])),
+  };
+  const empty = emptyCache(config, prompts.length * beams);
+  let generated: Record<string, Tensor> = Object.fromEntries(caches.map((name) => [name, empty]));
+  let length = 0;
+  let active = prompts.map((_, user) => user);
+  const step: DecodeStep = async ({ users, tokens, parents }) => {
+    if (users.length < active.length) {
+      const places = users.map((user) => active.indexOf(user));
+      for (const [name, tensor] of Object.entries(ofPrompts)) ofPrompts[name] = takeRows(tensor, places);
+      active = [...users];
+    }
+    const positions = users.flatMap((user) => new Array<number>(beams).fill(lengths[user]! + length));
+    const found = await decoding.run({
+      ...adapter,
+      ...tables,
+      ...ofPrompts,
+      ...generated,
+      ids: int64(tokens, [users.length, beams]),
+      parents: int64(parents, [users.length, beams]),
+      positions: int64(positions, [users.length * beams, 1]),
+    });
+    generated = Object.fromEntries(caches.map((name) => [name, found[grownName(name)]!]));
+    length++;
+    return nextTokens(found);
+  };
+  return beamSearch(nextTokens(prompt), prompts.length, step, options);
+}
+
+/** Keys or values of no token. */
+export function emptyCache({ keyValueHeadCount, headDim }: LlamaConfig, rows: number): Float32Tensor {
+  return { dtype: 'float32', dims: [rows, keyValueHeadCount, 0, headDim], data: new Float32Array(0) };
+}
+
+function nextTokens({ nextIds, logProbabilities }: Record<string, Tensor>): NextTokens {
+  return {
+    perRow: nextIds!.dims[1]!,
+    ids: nextIds!.data,
+    logProbabilities: logProbabilities!.data as Float32Array,
+  };
+}
+
+/** Entries of the first axis. */
+function takeRows(
+  { dtype, dims: [rows, ...rest], data }: Float32Tensor,
+  places: readonly number[],
+): Float32Tensor {
+  const size = data.length / rows!;
+  const taken = new Float32Array(places.length * size);
+  places.forEach((place, i) => {
+    taken.set(data.subarray(place * size, (place + 1) * size), i * size);
+  });
+  return { dtype, dims: [places.length, ...rest], data: taken };
+}
