@@ -220,11 +220,17 @@ function rounded(w: Float32Array, in_: number, pass: Pass): Int8Array {
   const out = w.length / in_;
   const inverse = steps(w, in_, pass).map((step) => 1 / step);
   const values = new Int8Array(w.length);
-  for (let o = 0; o < out; o++)
-    for (let i = 0; i < in_; i++) {
-      const x = w[o * in_ + i]!;
-      if (pass === 'forward') values[i * out + o] = Math.round(x * inverse[o]!);
-      else values[o * in_ + i] = Math.round(x * inverse[i]!);
-    }
+  if (pass === 'backward') {
+    for (let o = 0; o < out; o++)
+      for (let i = 0; i < in_; i++) values[o * in_ + i] = Math.round(w[o * in_ + i]! * inverse[i]!);
+    return values;
+  }
+  // Some rows at a time, so that what is read and written stays in the cache.
+  const block = 64;
+  for (let from = 0; from < out; from += block) {
+    const to = Math.min(from + block, out);
+    for (let i = 0; i < in_; i++)
+      for (let o = from; o < to; o++) values[i * out + o] = Math.round(w[o * in_ + i]! * inverse[o]!);
+  }
   return values;
 }

@@ -10,9 +10,11 @@ import type { Dataset, User } from '../src/dataset.ts';
 const here = import.meta.dirname;
 const beside = process.env.FELLREC_SHARED ?? join(here, '../../../../shared');
 
-/** A folder of larger data, from FELLREC_SHARED or beside the repository; undefined where there is none. */
-export function sharedData(name: string): string | undefined {
-  const folder = join(beside, 'data', name);
+/** Larger data and models, from FELLREC_SHARED or beside the repository; undefined where there is none. */
+export const sharedData = (name: string): string | undefined => found('data', name);
+export const sharedModel = (name: string): string | undefined => found('models', name);
+function found(kind: string, name: string): string | undefined {
+  const folder = join(beside, kind, name);
   return existsSync(folder) ? folder : undefined;
 }
 
