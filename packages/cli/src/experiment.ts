@@ -3,6 +3,7 @@ import type { Client, Strategy } from '@fellrec/federation';
 import { centralized, fedavg, fellrec, local, uniform } from '@fellrec/federation';
 import { nodeRuntime, type Runtime } from '@fellrec/graph';
 import {
+  type Checkpoint,
   languageModel,
   loadTokenizer,
   openCheckpoint,
@@ -63,7 +64,16 @@ export async function openExperiment(
   const dataset = await readDataset(config.data.path);
   const checkpoint = await openCheckpoint(config.model.path, { cacheDir: config.cache });
   const tokenizer = await loadTokenizer(checkpoint.directory);
-  const model = languageModel(checkpoint, runtimeOf(config));
+  const runtime = runtimeOf(config);
+  const text = {
+    catalogue: dataset.catalogue,
+    tokenizer,
+    domain: config.domain,
+    maxTokens: Math.min(config.model.maxTokens, checkpoint.config.contextLength),
+    eosIds: checkpoint.config.eosIds,
+  };
+  const quantized = await openBase(config, { checkpoint, runtime, text }, report);
+  const model = languageModel(checkpoint, runtime, quantized);
   const parted = known ?? partition(dataset, partitionOptions(config, report));
   const recommender = bigrec({
     model,
@@ -87,6 +97,28 @@ export async function openExperiment(
     recommender,
     modelHash: checkpoint.hash,
   };
+}
+
+/** The quantised base that a configuration asks for, calibrated on drawn items. */
+async function openBase(
+  { model: { base }, cache }: Config,
+  {
+    checkpoint,
+    runtime,
+    text,
+  }: {
+    readonly checkpoint: Checkpoint;
+    readonly runtime: Runtime;
+    readonly text: Parameters<typeof calibrationSequences>[0];
+  },
+  report: Report,
+): Promise<QuantizedBase | undefined> {
+  if (base === 'float32') return undefined;
+  report('quantised base', 0, 1);
+  const calibration = calibrationSequences(text);
+  const quantized = await quantizeBase(checkpoint, { base, calibration, runtime, cacheDir: cache });
+  report('quantised base', 1, 1);
+  return quantized;
 }
 
 function partitionOptions(

@@ -117,6 +117,21 @@ describe('train', () => {
     expect((await filesOf(join(place.run('other'), 'best')))[name]).not.toBe(best[name]);
   });
 
+  test('on a quantised base learns nearly, and not quite, the same', async () => {
+    const base = ['train', '--config', config, '--json', '--set', 'model.base=int8', '--set', 'name=int8'];
+    const { code, stdout, stderr } = await fellrec(...base);
+    expect(code).toBe(0);
+    expect(stderr).toContain('quantised base 100 %');
+    const quantized: RunResult = JSON.parse(stdout);
+    quantized.clients.forEach(({ firstLoss, lastLoss }, i) => {
+      expect(firstLoss).not.toBe(result.clients[i]!.firstLoss);
+      expect(Math.abs(firstLoss! - result.clients[i]!.firstLoss!)).toBeLessThan(0.05);
+      expect(lastLoss).toBeLessThan(firstLoss!);
+    });
+    const resumed = await fellrec('train', '--config', config, '--set', 'name=int8', '--resume');
+    expect(resumed.stderr).toContain('made with other settings: model.base');
+  });
+
   test('takes settings from the command line', async () => {
     const { code, stdout, stderr } = await fellrec(
       ...['train', '-c', config, '--set', 'name=set', 'federation.rounds=1'],
