@@ -4,7 +4,6 @@ import { gradients } from '../src/gradients.ts';
 import {
   add,
   constant,
-  crossEntropy,
   exp,
   gather,
   input,
