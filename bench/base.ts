@@ -9,14 +9,21 @@ import {
   quantizeBase,
 } from '../packages/models/src/index.ts';
 
-export async function openModel(o: {
+interface Options {
   readonly model: string;
   readonly cache: string;
   readonly threads: string;
   readonly base: string;
   /** Token sequences that a quantised base is calibrated on. */
   readonly calibration: readonly (readonly number[])[];
-}): Promise<LanguageModel> {
+}
+
+/** Quantises what is not yet in the cache, so that no contestant's memory and time include it. */
+export async function prepare(bases: readonly string[], o: Omit<Options, 'base'>): Promise<void> {
+  for (const base of bases) await openModel({ ...o, base });
+}
+
+export async function openModel(o: Options): Promise<LanguageModel> {
   const base = bases.find((known): known is Base => known === o.base);
   if (!base) throw new Error(`bench: --base ${o.base} is unknown; there are ${bases.join(', ')}`);
   const runtime = nodeRuntime({ threads: Number(o.threads) });

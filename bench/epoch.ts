@@ -21,6 +21,7 @@ import {
 } from '../packages/models/src/index.ts';
 import { calibrationSequences, trainingSequence } from '../packages/recsys/src/bigrec/text.ts';
 import { readDataset, subset, trainingSamples, videoGames } from '../packages/recsys/src/index.ts';
+import { prepare } from './base.ts';
 import { contest, list, type Measured, machine, ours, peer, peerWeights, rounded, total } from './contest.ts';
 
 /** What both sides read: the optimizer's batches, in their order. */
@@ -89,6 +90,8 @@ try {
     o.model,
   );
   const bases = list(o.base);
+  const { calibration } = task;
+  await prepare(bases, { model: o.model, cache: o.cache, threads: o.threads, calibration });
   const dtypes = list(o['peer-dtypes']);
   const weights = peerWeights(o.python, o.model, dtypes, folder);
   const { model, cache, threads } = o;

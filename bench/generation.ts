@@ -13,6 +13,7 @@ import { parseArgs } from 'node:util';
 import { loadTokenizer, openCheckpoint } from '../packages/models/src/index.ts';
 import { calibrationSequences, promptTokens } from '../packages/recsys/src/bigrec/text.ts';
 import { readDataset, subset, testSamples, videoGames } from '../packages/recsys/src/index.ts';
+import { prepare } from './base.ts';
 import { contest, list, type Measured, machine, ours, peer, peerWeights, rounded, total } from './contest.ts';
 
 /** What both sides read. */
@@ -77,6 +78,8 @@ try {
   const file = join(folder, 'task.json');
   writeFileSync(file, JSON.stringify(task));
   const bases = list(o.base);
+  const { calibration } = task;
+  await prepare(bases, { model: o.model, cache: o.cache, threads: o.threads, calibration });
   const dtypes = list(o['peer-dtypes']);
   const weights = peerWeights(o.python, o.model, dtypes, folder);
   const { model, cache, threads, batch, python } = o;

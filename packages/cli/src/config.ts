@@ -16,7 +16,10 @@ export const configSchema = z
       .describe('Name of the run: its folder is runs/<name>'),
     seed: z.number().int().nonnegative().default(1).describe('Drives everything that is drawn at random'),
     runs: z.string().default('runs').describe('Folder of all runs'),
-    cache: z.string().default('.cache/fellrec').describe('Folder of dequantised weights and title vectors'),
+    cache: z
+      .string()
+      .default('.cache/fellrec')
+      .describe('Folder of dequantised and quantised weights and of title vectors'),
     threads: count.optional().describe('Threads to compute with (default: all cores)'),
     data: z.strictObject({
       path: z.string().describe('Data folder, as written by "fellrec data import"'),
@@ -36,7 +39,7 @@ export const configSchema = z
         .enum(bases)
         .default('float32')
         .describe(
-          'Frozen weights: as they are, or as 8-bit integers, which is faster and another model; int8 rounds activations twice as finely as int8-fast',
+          'Frozen weights: as they are, or as 8-bit integers, which is faster and another model; int8 rounds activations to two 8-bit terms, int8-fast to one',
         ),
       maxTokens: count.default(512).describe('Longest prompt with answer; older history is dropped'),
     }),

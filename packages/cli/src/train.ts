@@ -14,7 +14,7 @@ import {
   type Spread,
   spread,
 } from '@fellrec/recsys';
-import { type Config, parseConfig } from './config.ts';
+import { type Config, configSchema, parseConfig } from './config.ts';
 import { type Experiment, inProcessClients, openExperiment, runtimeOf, strategyOf } from './experiment.ts';
 import { type Progress, silent } from './progress.ts';
 
@@ -95,8 +95,8 @@ export async function train(
     await writeFile(join(directory, 'result.json'), `${JSON.stringify(result, undefined, 2)}\n`);
     return result;
   } finally {
-    await products.dispose();
     await store.close();
+    await products.dispose();
     if (!given) await experiment.recommender.dispose();
   }
 }
@@ -195,7 +195,7 @@ async function openStore(
   if (!o.resume)
     return createRun(o.directory, { config: record, clients: partition, force: o.force ?? false }, o.format);
   const store = await openRun(o.directory, o.format);
-  const different = differences(store.config(), record).filter((key) => !changeable.has(key));
+  const different = differences(storedSettings(store.config()), record).filter((key) => !changeable.has(key));
   if (different.length === 0) return store;
   await store.close();
   throw new Error(
@@ -203,8 +203,17 @@ async function openStore(
   );
 }
 
+/** A stored configuration, with defaults for settings that are younger than the run. */
+function storedSettings(config: unknown): unknown {
+  const { dataset, modelHash, ...settings } = config as Record<string, unknown>;
+  const parsed = configSchema.safeParse(settings);
+  return parsed.success ? { ...parsed.data, dataset, modelHash } : config;
+}
+
 /** Settings that may differ when a run goes on: they do not change what its rounds compute. */
 const changeable = new Set([
+  'training.microBatch',
+  'generation.batch',
   'federation.rounds',
   'federation.patience',
   'threads',

@@ -1,5 +1,5 @@
 // What must hold between clients before their parameters may be mixed.
-import type { NamedTensors } from '@fellrec/graph';
+import { elementCount, type NamedTensors } from '@fellrec/graph';
 
 export interface Owned {
   readonly owner: string;
@@ -14,6 +14,8 @@ export function assertSameTensors(first: Owned, { owner, tensors }: Owned, place
     if (!other) mismatches.push(`${owner} has no "${name}"`);
     else if (other.dims.join() !== dims.join())
       mismatches.push(`"${name}" of ${owner} is [${other.dims.join(', ')}], not [${dims.join(', ')}]`);
+    else if (other.data.length !== elementCount(dims))
+      mismatches.push(`"${name}" of ${owner} has ${other.data.length} values, not [${dims.join(', ')}]`);
   }
   for (const name of tensors.keys())
     if (!first.tensors.has(name)) mismatches.push(`${owner} has a "${name}"`);

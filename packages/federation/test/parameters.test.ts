@@ -6,6 +6,7 @@ import { afterAll, describe, expect, it } from 'vitest';
 import { type Products, plainProducts } from '../src/index.ts';
 import { onDisk } from '../src/parameters/disk.ts';
 import { inMemory } from '../src/parameters/memory.ts';
+import { openFilesBelow, seesOpenFiles } from './open-files.ts';
 import { describeRoundParameters } from './round-parameters-contract.ts';
 import { tensors } from './toy.ts';
 
@@ -80,7 +81,9 @@ describe('on disk', () => {
   it('leaves nothing in its folder, not even while it is open', async () => {
     const parameters = await onDisk(folder, options);
     expect(readdirSync(folder)).toEqual([]);
+    if (seesOpenFiles) expect(openFilesBelow(folder)).toHaveLength(2);
     await parameters.close();
+    expect(openFilesBelow(folder)).toEqual([]);
   });
 
   it('holds more clients than one write takes rows', async () => {
@@ -116,6 +119,6 @@ describe('on disk', () => {
     await expect(onDisk(join(folder, 'none'), options)).rejects.toThrow('none');
     const failing = { ...options, starts: [() => Promise.reject(new Error('unreadable'))] };
     await expect(onDisk(folder, failing)).rejects.toThrow('unreadable');
-    expect(readdirSync(folder)).toEqual([]);
+    expect(openFilesBelow(folder)).toEqual([]);
   });
 });

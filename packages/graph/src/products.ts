@@ -31,8 +31,13 @@ const pairs = Array.from({ length: groups }, (_, g) =>
 export function rowProducts(runtime: Runtime): RowProducts {
   const programs = new Map<string, Promise<Program>>();
   const program = (name: string, outputs: () => Outputs): Promise<Program> => {
-    const known = programs.get(name) ?? runtime.compile(outputs());
-    programs.set(name, known);
+    let known = programs.get(name);
+    if (!known) {
+      known = runtime.compile(outputs());
+      programs.set(name, known);
+      // What failed is tried again.
+      known.catch(() => programs.delete(name));
+    }
     return known;
   };
 
@@ -68,7 +73,9 @@ export function rowProducts(runtime: Runtime): RowProducts {
     },
 
     async dispose() {
-      for (const compiled of programs.values()) await (await compiled).dispose();
+      const compiled = [...programs.values()];
+      programs.clear();
+      for (const program of compiled) await (await program).dispose();
     },
   };
 }

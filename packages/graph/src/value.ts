@@ -33,9 +33,9 @@ export type Operation =
   /** x - oneHot(labels): ([n, classes], int64 [n]) -> [n, classes]. */
   | Plain<'minusOneHot'>
   /**
-   * x W^T of a frozen matrix W [out, in] held as 8-bit integers: [n, in] -> [n, out]. x is rounded to 8 bits: with one
-   * term every row by its own largest magnitude; with two, the rounding's remainder too. The gradient passes straight
-   * through the rounding of x, by \`backward\` or, without it, by a float32 W, the second input.
+   * x W^T of a frozen matrix W [out, in] held as 8-bit integers: [n, in] -> [n, out]. Every row of x is rounded to 127
+   * steps of its largest magnitude; with two terms, what is left over too, in 1/254 of a step. The gradient passes
+   * straight through the rounding of x, by `backward` or, without it, by a float32 W, the second input.
    */
   | {
       readonly kind: 'quantizedLinear';

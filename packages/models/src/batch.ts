@@ -65,6 +65,7 @@ export function batchOf(
   sequences: readonly Tokens[],
   { prefix = 0, step = lengthStep }: { prefix?: number; step?: number } = {},
 ): Batch {
+  if (sequences.some(({ ids }) => ids.length === 0)) throw new Error('model: a sequence has no token');
   const longest = Math.max(...sequences.map(({ ids }) => ids.length)) - prefix;
   const asItIs = sequences.some(({ attention }) => attention);
   const time = asItIs ? longest : Math.ceil(longest / step) * step;

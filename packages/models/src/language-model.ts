@@ -110,6 +110,9 @@ interface Compiled {
   readonly masks: ReadonlyMap<string, Value>;
 }
 
+/** What is left of the prefix' gradients where the adapter has no part in keys and values. */
+const nothing: Program = { inputs: new Set(), run: async () => ({}), dispose: async () => {} };
+
 /** A shorter prefix, or one of fewer sequences, costs more than it saves. */
 const worthSharing = { tokens: 8, sequences: 4 };
 const defaultBatch = 8;
@@ -134,6 +137,8 @@ export function languageModel(
     if (!known) {
       known = compile(kind, adapter, variant);
       compiled.set(key, known);
+      // What failed is tried again.
+      known.catch(() => compiled.delete(key));
     }
     return known;
   }
@@ -144,9 +149,11 @@ export function languageModel(
     { training = false, count = 1 }: Variant,
   ): Promise<Compiled> {
     const lora = adapter && loraGraph(config, adapter, { training });
-    // Programs that run once a step or less share the pages of the weights' files instead of copying them.
+    // Programs that run seldom share the pages of the weights' files instead of copying them; copies of 8-bit integers
+    // are small.
     const often = ['train', 'prompt', 'decode'].includes(kind);
-    const prepack = often || (kind.startsWith('prefix') && quantized !== undefined);
+    const small = quantized !== undefined && kind !== 'vectors' && kind !== 'trace';
+    const prepack = often || small;
     const make = async (outputs: Outputs, masks: Compiled['masks'] = new Map()) => ({
       program: await runtime.compile(outputs, { prepack }),
       masks,
@@ -162,7 +169,7 @@ export function languageModel(
       }
       case 'prefixGradients': {
         const { outputs, masks } = prefixGradients(model, config, lora!);
-        return make(outputs, masks);
+        return Object.keys(outputs).length === 0 ? { program: nothing, masks } : make(outputs, masks);
       }
       case 'loss':
         return make(lossProgram(model, config, lora));
@@ -360,6 +367,7 @@ function adapterFeeds(adapter: Adapter | undefined): Record<string, Tensor> {
 }
 
 function chunks<T>(items: readonly T[], size: number): T[][] {
+  if (!(size >= 1)) throw new Error(`model: batches of ${size} sequences; at least 1`);
   return Array.from({ length: Math.ceil(items.length / size) }, (_, i) =>
     items.slice(i * size, (i + 1) * size),
   );

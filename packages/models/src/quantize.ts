@@ -28,6 +28,9 @@ export interface QuantizeOptions {
   readonly cacheDir: string;
 }
 
+/** Of the quantised file: raised when the same inputs give other contents. */
+const format = 1;
+
 /** 8-bit terms that activations are rounded to, and SmoothQuant's alpha: how much of their range moves into the weights. */
 const settings: Record<QuantizeOptions['base'], { readonly terms: 1 | 2; readonly strength: number }> = {
   int8: { terms: 2, strength: 0.5 },
@@ -50,7 +53,7 @@ export async function quantizeBase(
   if (calibration.length === 0) throw new Error('model: a quantised base needs sequences to calibrate on');
   const { terms, strength } = settings[base];
   const key = createHash('sha256')
-    .update(JSON.stringify([checkpoint.hash, strength, calibration]))
+    .update(JSON.stringify([format, checkpoint.hash, strength, calibration]))
     .digest('hex')
     .slice(0, 32);
   const file = join(resolve(cacheDir), `int8-${key}.safetensors`);

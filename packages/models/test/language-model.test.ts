@@ -236,7 +236,7 @@ describe('a prefix that all sequences share', () => {
   const common = tokens(13);
   const behind = [4, 18, 2, 9, 25].map((length) => [...common, ...tokens(length + 1).slice(1)]);
   const sharing = behind.map((ids) => sequence(ids, 14));
-  /** Its neighbour begins with another token, so that nothing is shared. */
+  /** Every sequence in a batch of its own, where nothing is shared. */
   const alone = async (compute: (part: Sequence[]) => Promise<StepResult>) => {
     const total = labelCount(sharing);
     const parts = await Promise.all(
@@ -284,6 +284,20 @@ describe('a prefix that all sequences share', () => {
       const [own] = await model.generate([ids], options, adapter);
       expect(together[i]!.map(({ ids }) => ids)).toEqual(own!.map(({ ids }) => ids));
     }
+  });
+
+  test('that the adapter has no part in needs no gradient', async () => {
+    const { checkpoint } = model;
+    const shallow = languageModel(
+      { ...checkpoint, config: { ...checkpoint.config, layerCount: 1 } },
+      nodeRuntime(),
+    );
+    const config: LoraConfig = { ...plain, targetModules: ['q_proj'] };
+    const tensors = new Map([...adapterOf(config).tensors].filter(([name]) => name.includes('layers.0.')));
+    const found = await shallow.gradients(sharing, { config, tensors }, { microBatch: 1 });
+    expect(found.tokens.computed).toBeLessThan(found.tokens.real);
+    for (const { data } of found.gradients.values()) expect(norm(data)).toBeGreaterThan(0);
+    await shallow.release();
   });
 
   test('drops the same whatever the micro-batches', async () => {

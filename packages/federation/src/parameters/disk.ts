@@ -20,8 +20,9 @@ export async function onDisk(
   let overwritten = 0;
   const close = async () => {
     overwritten++;
-    await before.close();
-    await after.close();
+    const closed = await Promise.allSettled([before.close(), after.close()]);
+    for (const { status, reason } of closed as PromiseRejectedResult[])
+      if (status === 'rejected') throw reason;
   };
   try {
     for (const [client, read] of starts.entries()) await before.writeRow(client, flatten(await read()));
@@ -36,7 +37,7 @@ export async function onDisk(
       return starts.map((_, client) => async () => {
         if (overwritten !== then)
           throw new Error(
-            "federation: these parameters lay in a file that the next round has written over; read a round's before the next one is mixed",
+            "federation: these parameters lay in a file that the next round has written over, or that is closed; read a round's before the next one is mixed",
           );
         return unflatten(await before.readRow(client));
       });

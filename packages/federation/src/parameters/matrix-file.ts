@@ -25,7 +25,10 @@ export async function matrixFile(
 ): Promise<MatrixFile> {
   const path = join(directory, `parameters-${randomUUID()}${asideSuffix}`);
   const handle = await open(path, 'wx+');
-  await rm(path);
+  await rm(path).catch(async (error: unknown) => {
+    await handle.close();
+    throw error;
+  });
   const blocks = Array.from({ length: Math.ceil(columns / blockColumns) }, (_, block) => {
     const from = block * blockColumns;
     return { from, width: Math.min(blockColumns, columns - from), position: 4 * rows * from };

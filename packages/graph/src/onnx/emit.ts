@@ -206,8 +206,7 @@ const emissionRules: { readonly [K in OperationKind]: EmissionRule<K> } = {
     const ones = e.node('Expand', [e.number(-1), e.node('Shape', [places])]);
     return e.node('ScatterElements', [x!, places, ones], { axis: 1, reduction: 'add' });
   },
-  quantizedLinear: (e, [x], { terms, forward }) =>
-    terms === 1 ? oneTerm(e, x!, forward) : twoTerms(e, x!, forward),
+  quantizedLinear: (e, [x], { terms, forward }) => roundedProduct(e, x!, forward, terms),
   topValues: (e, [x], { count }) => top(e, x!, count, 0),
   topIndices: (e, [x], { count }) => top(e, x!, count, 1),
   sum: (e, [x], { axes }) => e.node('ReduceSum', [x!, e.integers(...axes)], { keepdims: 1 }),
@@ -282,33 +281,30 @@ function integerProduct(
   return e.microsoft('MatMulIntegerToFloat', [rounded, right, step, rightScales, zeroPoint(e)]);
 }
 
-/** 1/127 of the largest magnitude of each row, or of all. Not by `Abs`: it would write all of x once more. */
-function stepOf(e: Emitter, x: string, axes: readonly string[]): string {
-  const keepdims = axes.length;
-  const extremes = ['ReduceMax', 'ReduceMin'].map((type) => e.node(type, [x, ...axes], { keepdims }));
-  const largest = e.node('Max', [extremes[0]!, e.node('Neg', [extremes[1]!]), e.number(1e-30)]);
-  return e.node('Mul', [largest, e.number(1 / 127)]);
-}
-
-/** Every row rounded in steps of its own; products of the same x share the rounding. */
-function oneTerm(e: Emitter, x: string, matrix: QuantizedMatrix): string {
-  const step = e.once(`row step ${x}`, () => stepOf(e, x, [e.integers(-1)]));
-  const rounded = e.once(`rounded rows ${x}`, () =>
-    e.node('QuantizeLinear', [e.node('Div', [x, step]), e.number(1), zeroPoint(e)]),
-  );
-  return e.node('Mul', [integerProduct(e, rounded, e.number(1), matrix), step]);
-}
-
-/** x = high + low: high in steps of 1/127 of the largest magnitude of all, low in steps of 1/254 of those. */
-function twoTerms(e: Emitter, x: string, matrix: QuantizedMatrix): string {
-  const step = e.once(`step ${x}`, () => stepOf(e, x, []));
-  const lowStep = e.once(`low step ${x}`, () => e.node('Mul', [step, e.number(1 / 254)]));
-  const high = e.once(`high ${x}`, () => e.node('QuantizeLinear', [x, step, zeroPoint(e)]));
-  const low = e.once(`low ${x}`, () => {
-    const remainder = e.node('Sub', [x, e.node('DequantizeLinear', [high, step, zeroPoint(e)])]);
-    return e.node('QuantizeLinear', [remainder, lowStep, zeroPoint(e)]);
+/** 1/127 of each row's largest magnitude, and the rows in these steps. Not by `Abs`: it would write all of x once more. */
+function inSteps(e: Emitter, x: string): { readonly step: string; readonly rows: string } {
+  const step = e.once(`row step ${x}`, () => {
+    const extremes = ['ReduceMax', 'ReduceMin'].map((type) =>
+      e.node(type, [x, e.integers(-1)], { keepdims: 1 }),
+    );
+    const largest = e.node('Max', [extremes[0]!, e.node('Neg', [extremes[1]!]), e.number(1e-30)]);
+    return e.node('Mul', [largest, e.number(1 / 127)]);
   });
-  return e.node('Add', [integerProduct(e, high, step, matrix), integerProduct(e, low, lowStep, matrix)]);
+  return { step, rows: e.once(`rows in steps ${x}`, () => e.node('Div', [x, step])) };
+}
+
+/** x rounded to one term, in steps of its rows, or to two: what the first leaves over, in 1/254 of those steps. */
+function roundedProduct(e: Emitter, x: string, matrix: QuantizedMatrix, terms: 1 | 2): string {
+  const { step, rows } = inSteps(e, x);
+  const [one, small] = [e.number(1), e.number(1 / 254)];
+  const high = e.once(`high ${x}`, () => e.node('QuantizeLinear', [rows, one, zeroPoint(e)]));
+  const product = integerProduct(e, high, one, matrix);
+  if (terms === 1) return e.node('Mul', [product, step]);
+  const low = e.once(`low ${x}`, () => {
+    const remainder = e.node('Sub', [rows, e.node('DequantizeLinear', [high, one, zeroPoint(e)])]);
+    return e.node('QuantizeLinear', [remainder, small, zeroPoint(e)]);
+  });
+  return e.node('Mul', [e.node('Add', [product, integerProduct(e, low, small, matrix)]), step]);
 }
 
 /** The model that computes `outputs`. @throws if two leaves have one name, or a named size occurs in no input. */
@@ -317,7 +313,9 @@ export function emit(outputs: Outputs, locationOf: LocationOf): OnnxModel {
   const e = new Emitter(order, locationOf);
   const inputs = new Map<string, { dtype: ValueType; shape: Shape }>();
   const leaves = new Set<string>();
+  const needed = neededValues(order, new Set(Object.values(outputs).map((value) => canonical.get(value)!)));
   for (const value of order) {
+    if (!needed.has(value)) continue;
     const { operation } = value;
     if ('name' in operation) {
       if (leaves.has(operation.name))
@@ -327,7 +325,9 @@ export function emit(outputs: Outputs, locationOf: LocationOf): OnnxModel {
     if (operation.kind === 'input')
       inputs.set(operation.name, { dtype: operation.dtype, shape: operation.shape });
     const rule = emissionRules[operation.kind] as EmissionRule<OperationKind>;
-    const operands = value.inputs.map((operand) => e.nameOf(operand));
+    const operands = value.inputs
+      .filter((operand) => needed.has(operand))
+      .map((operand) => e.nameOf(operand));
     e.bind(value, rule(e, operands, operation, value));
   }
   for (const [name, value] of Object.entries(outputs))
@@ -339,6 +339,18 @@ export function emit(outputs: Outputs, locationOf: LocationOf): OnnxModel {
     outputs: Object.entries(outputs).map(([name, { dtype, shape }]) => ({ name, dtype, shape })),
   });
   return { bytes, inputs, outputs: Object.keys(outputs) };
+}
+
+/** What outputs are computed from: a float32 matrix that only a gradient goes through is none of a forward program's. */
+function neededValues(order: readonly Value[], outputs: ReadonlySet<Value>): ReadonlySet<Value> {
+  const needed = new Set(outputs);
+  for (const value of order.toReversed())
+    if (needed.has(value))
+      for (const operand of value.operation.kind === 'quantizedLinear'
+        ? value.inputs.slice(0, 1)
+        : value.inputs)
+        needed.add(operand);
+  return needed;
 }
 
 /** For each named size, and each expression that an input has, the input and axis that carry it. */

@@ -68,6 +68,7 @@ export function bigrec(options: BigrecOptions): Recommender {
     start: NamedTensors,
     o: TrainOptions,
   ): Promise<TrainResult> {
+    await model.release('prompt', 'decode');
     const sequences = samples.map((sample) => trainingSequence(sample, lossOn, text).value);
     const optimizer = adamW({ weightDecay: o.weightDecay, clipNorm: o.clipNorm });
     const steps = o.epochs * Math.ceil(samples.length / o.batchSize);
@@ -147,7 +148,7 @@ export function bigrec(options: BigrecOptions): Recommender {
     recommend,
     async evaluate(samples, parameters, o): Promise<Evaluated> {
       // Ranking holds copies of the weights of its own; training's would double the peak.
-      await model.release('train', 'prefixGradients');
+      await model.release('train', 'prefix', 'prefixGradients');
       const ranked = await recommend(samples, parameters, { ...o, k: Math.max(...cutoffs) });
       const metrics = ranked.map(({ items }, i) =>
         metricsOf(
