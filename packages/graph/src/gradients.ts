@@ -65,7 +65,7 @@ const gradientRules: { readonly [K in OperationKind]: GradientRule<K> } = {
       ? matmul(dy, a!, { transposeA: true, transposeB: transposeA })
       : matmul(a!, dy, { transposeA: !transposeA }),
   ],
-  softmax: ({ y, dy }) => [mul(y, sub(dy, sumLast(mul(dy, y))))],
+  softmax: ({ y, dy }) => [mul(y, sub(dy, rowProducts(dy, y)))],
   logSoftmax: ({ inputs: [x], dy }) => [sub(dy, mul(softmax(x!), sumLast(dy)))],
   // d (mean(x^2) + e)^(-1/2) = -x inverse^3 / n
   rmsInverse: ({ inputs: [x], y, dy }) => [mul(x!, scale(mul(dy, mul(y, mul(y, y))), -1 / lastSize(x!)))],
@@ -162,6 +162,15 @@ export function partialGradients(
     });
   }
   return wrt.map((target) => byValue.get(canonical.get(target)!));
+}
+
+/** sumLast(dy y). Where y was multiplied by v, dy = g v^T, it is sumLast(g (y v)): y v is there, and smaller than y. */
+function rowProducts(dy: Value, y: Value): Value {
+  const { operation, inputs } = dy;
+  if (operation.kind !== 'matmul' || operation.transposeA || !operation.transposeB)
+    return sumLast(mul(dy, y));
+  const [g, v] = inputs as readonly [Value, Value];
+  return sumLast(mul(g, matmul(y, v)));
 }
 
 function lastSize(x: Value): number {

@@ -20,7 +20,7 @@ export interface SequenceAttention {
   readonly batch: Dim;
   readonly time: Dim;
   readonly headDim: number;
-  /** Added to the scores, [batch, 1, 1, time, prefix + time]. */
+  /** Added to the scores, [batch, 1, H / KV * time, prefix + time]. */
   readonly mask: Value;
   /** Keys and values that all sequences begin with, [1, KV, prefix, headDim]. */
   readonly prefix?: { readonly keys: Value; readonly values: Value };
@@ -44,11 +44,9 @@ export function selfAttention(
   const keys = behind(prefix?.keys, heads(attended.keys));
   const values = behind(prefix?.values, heads(attended.values));
   const queries = heads(attended.queries); // [batch, H, time, headDim]
-  const [H, KV, all] = [queries.shape[1] as number, keys.shape[1] as number, keys.shape[2]!];
-  const G = H / KV;
-  const grouped = reshape(queries, [batch, KV, times(G, time), headDim]);
-  const scores = reshape(matmul(grouped, keys, { transposeB: true }), [batch, KV, G, time, all]);
-  const weights = reshape(softmax(add(scores, mask)), [batch, KV, times(G, time), all]);
+  const [H, KV] = [queries.shape[1] as number, keys.shape[1] as number];
+  const grouped = reshape(queries, [batch, KV, times(H / KV, time), headDim]);
+  const weights = softmax(add(matmul(grouped, keys, { transposeB: true }), mask));
   const read = reshape(matmul(weights, values), queries.shape);
   return { read: reshape(transpose(read, [0, 2, 1, 3]), attended.queries.shape), keys, values };
 }

@@ -72,7 +72,9 @@ export function batchOf(
   const batch = sequences.length;
   const ids = new BigInt64Array(batch * time);
   const positions = new BigInt64Array(batch * time);
-  const mask = new Float32Array(batch * time * (prefix + time));
+  const groups = config.headCount / config.keyValueHeadCount;
+  const maskSize = time * (prefix + time);
+  const mask = new Float32Array(batch * groups * maskSize);
   sequences.forEach((sequence, b) => {
     let before = prefix;
     for (let t = 0; t < time; t++) {
@@ -81,17 +83,21 @@ export function batchOf(
       if (prefix + t < sequence.ids.length && sequence.attention?.[t] !== 0) before++;
     }
     for (let query = 0; query < time; query++) {
-      const row = (b * time + query) * (prefix + time);
+      const row = b * groups * maskSize + query * (prefix + time);
       mask.fill(masked, row + prefix + query + 1, row + prefix + time);
       sequence.attention?.forEach((real, key) => {
         if (real === 0) mask[row + key] = masked;
       });
     }
+    // Every head of a group sees the same.
+    const first = b * groups * maskSize;
+    for (let group = 1; group < groups; group++)
+      mask.copyWithin(first + group * maskSize, first, first + maskSize);
   });
   const feeds: Record<string, Tensor> = {
     ids: { dtype: 'int64', dims: [batch, time], data: ids },
     positions: { dtype: 'int64', dims: [batch, time], data: positions },
-    mask: float32(mask, [batch, 1, 1, time, prefix + time]),
+    mask: float32(mask, [batch, 1, groups * time, prefix + time]),
     ...rotaryTables(config, prefix + time),
   };
   return { feeds, time, prefix };

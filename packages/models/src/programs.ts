@@ -39,11 +39,11 @@ interface SequenceOptions {
 
 /** Inputs of a batch of sequences, behind a prefix or not. */
 function sequenceContext(
-  { keyValueHeadCount: KV, headDim, layerCount }: LlamaConfig,
+  { headCount: H, keyValueHeadCount: KV, headDim, layerCount }: LlamaConfig,
   { lora, prefixed = false, onRead }: SequenceOptions,
 ): { ids: Value; context: LayerContext; prefix: ReadonlyMap<string, Value> } {
   const all = prefixed ? plus('prefix', 'time') : 'time';
-  const mask = input('mask', 'float32', ['batch', 1, 1, 'time', all]);
+  const mask = input('mask', 'float32', ['batch', 1, times(H / KV, 'time'), all]);
   const names = prefixed ? cacheNames(layerCount).map(prefixName) : [];
   const prefix = new Map(
     names.map((name) => [name, input(name, 'float32', [1, KV, 'prefix', headDim])] as const),
