@@ -7,7 +7,14 @@ import { createHash } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { mkdir } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
-import type { Float32Tensor, QuantizedMatrix, Runtime } from '@fellrec/graph';
+import {
+  type Float32Tensor,
+  float32,
+  input,
+  type QuantizedMatrix,
+  quantizedLinear,
+  type Runtime,
+} from '@fellrec/graph';
 import { batchOf } from './batch.ts';
 import type { Checkpoint } from './checkpoint/checkpoint.ts';
 import { readSafetensorsIndex, readTensor, writeSafetensorsStream } from './checkpoint/safetensors.ts';
@@ -68,11 +75,39 @@ export async function quantizeBase(
     values: tensors.get(`${name}.values`)!,
     scales: tensors.get(`${name}.scales`)!,
   });
+  await assertExactProducts(matrix('layers.0.mlp.down_proj.forward'), runtime);
   return {
     tensors,
     layer: (path) => ({ forward: matrix(`${path}.forward`), backward: matrix(`${path}.backward`), terms }),
     head: (backward) => ({ forward: matrix('head.forward'), backward, terms }),
   };
+}
+
+/** @throws where the processor adds 8-bit products in 16 bits: a row of ones must give the sums of the matrix' columns. */
+async function assertExactProducts(matrix: QuantizedMatrix, runtime: Runtime): Promise<void> {
+  const [rows, columns] = matrix.values.dims as [number, number];
+  const x = input('x', 'float32', [1, rows]);
+  const y = quantizedLinear(x, {
+    forward: matrix,
+    backward: input('unused', 'float32', [columns, rows]),
+    terms: 1,
+  });
+  const program = await runtime.compile({ y }, { prepack: false });
+  const found = (await program.run({ x: float32(new Float32Array(rows).fill(1), [1, rows]) })).y;
+  await program.dispose();
+  const [{ data: values }, { data: scales }] = await Promise.all([
+    readTensor(matrix.values),
+    readTensor(matrix.scales),
+  ]);
+  for (let j = 0; j < columns; j++) {
+    let sum = 0;
+    for (let i = 0; i < rows; i++) sum += values[i * columns + j]!;
+    // Half an integer: the sums are whole.
+    if (Math.abs(Number(found.data[j]) / scales[j]! - sum) > 0.5)
+      throw new Error(
+        'model: 8-bit products saturate on this processor (x86 without VNNI), so a quantised base would be wrong; use the base float32',
+      );
+  }
 }
 
 /** The largest magnitude of every column that a group of projections reads, by `foldName`. */

@@ -1,7 +1,7 @@
 // The quantised base beside the float32 one: near, faster to be used than to be made, and never silently the same.
 import { readdirSync, statSync } from 'node:fs';
 import { join } from 'node:path';
-import { type NamedTensors, nodeRuntime, random } from '@fellrec/graph';
+import { type Float32Tensor, type NamedTensors, nodeRuntime, type Runtime, random } from '@fellrec/graph';
 import { describe, expect, test } from 'vitest';
 import { ignoredLabel, type Sequence } from '../src/batch.ts';
 import { openCheckpoint } from '../src/checkpoint/checkpoint.ts';
@@ -117,6 +117,26 @@ test('is made once for a checkpoint, a kind and a calibration', async () => {
   await quantize('llama-gqa-tied', 'int8', [tokens(12)]);
   expect(files()).toHaveLength(made.length + 1);
   await expect(quantize('llama-gqa-tied', 'int8', [])).rejects.toThrow('needs sequences to calibrate on');
+});
+
+test('is refused where 8-bit products saturate', async () => {
+  const checkpoint = await openCheckpoint(fixture('llama-gqa-tied'), { cacheDir });
+  const saturating: Runtime = {
+    async compile(outputs, options) {
+      const program = await runtime.compile(outputs, options);
+      if (!('y' in outputs)) return program;
+      const run: typeof program.run = async (feeds) => {
+        const found = await program.run(feeds);
+        const { y } = found as Record<string, Float32Tensor>;
+        return { ...found, y: { ...y, data: y!.data.map((sum) => 0.9 * sum) } };
+      };
+      return { ...program, run };
+    },
+  };
+  const options = { base: 'int8', calibration, runtime: saturating, cacheDir } as const;
+  await expect(quantizeBase(checkpoint, options)).rejects.toThrow(
+    '8-bit products saturate on this processor',
+  );
 });
 
 test('is no checkpoint: 8-bit weights are refused as one', async () => {
