@@ -21,7 +21,7 @@ export function at({ dims, data }: NdArray, ...index: number[]): number {
   return data[dims.reduce((offset, dim, axis) => offset * dim + (dim === 1 ? 0 : index[axis + lead]!), 0)]!;
 }
 
-export const range = (count: number): number[] => Array.from({ length: count }, (_, i) => i);
+const range = (count: number): number[] => Array.from({ length: count }, (_, i) => i);
 export const sumOf = (count: number, term: (i: number) => number): number =>
   range(count).reduce((sum, i) => sum + term(i), 0);
 

@@ -262,8 +262,8 @@ export function decodingProgram(
   return { ...likeliest(model, hidden, count), ...grown };
 }
 
-export const keyName = (layer: number): string => `keys.${layer}`;
-export const valueName = (layer: number): string => `values.${layer}`;
+const keyName = (layer: number): string => `keys.${layer}`;
+const valueName = (layer: number): string => `values.${layer}`;
 export const prefixName = (name: string): string => `prefix.${name}`;
 export const grownName = (name: string): string => `grown.${name}`;
 /** The names of all layers' keys and values. */
