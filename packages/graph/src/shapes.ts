@@ -60,21 +60,11 @@ export const shapeRules: { readonly [K in OperationKind]: ShapeRule<K> } = {
     return { dtype: 'float32', shape: x!.shape };
   },
   crossEntropy: (_, [logits, labels]) => {
-    const fits =
-      logits!.dtype === 'float32' &&
-      logits!.shape.length === 2 &&
-      labels!.dtype === 'int64' &&
-      sameShape(labels!.shape, [logits!.shape[0]!]);
-    expect(fits, 'crossEntropy', [logits!, labels!], 'logits [n, classes] and int64 labels [n]');
+    expectLabelled('crossEntropy', 'logits', logits!, labels!);
     return { dtype: 'float32', shape: labels!.shape };
   },
   minusOneHot: (_, [x, labels]) => {
-    const fits =
-      x!.dtype === 'float32' &&
-      x!.shape.length === 2 &&
-      labels!.dtype === 'int64' &&
-      sameShape(labels!.shape, [x!.shape[0]!]);
-    expect(fits, 'minusOneHot', [x!, labels!], 'x [n, classes] and int64 labels [n]');
+    expectLabelled('minusOneHot', 'x', x!, labels!);
     return { dtype: 'float32', shape: x!.shape };
   },
   quantizedLinear: ({ forward, backward }, [x, weight]) => {
@@ -185,6 +175,15 @@ function top({ kind, count }: OperationOf<'topValues' | 'topIndices'>, [x]: read
   expectFloat(kind, x!);
   expect(isWithin(count, x!.shape.at(-1) ?? 0), kind, [x!], `a last axis of at least ${count} places`);
   return [...x!.shape.slice(0, -1), count];
+}
+
+function expectLabelled(kind: OperationKind, name: string, x: Value, labels: Value): void {
+  const fits =
+    x.dtype === 'float32' &&
+    x.shape.length === 2 &&
+    labels.dtype === 'int64' &&
+    sameShape(labels.shape, [x.shape[0]!]);
+  expect(fits, kind, [x, labels], `${name} [n, classes] and int64 labels [n]`);
 }
 
 function matrix(x: Value, transposed: boolean): readonly [Dim, Dim] {
