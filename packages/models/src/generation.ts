@@ -47,8 +47,6 @@ interface UserState {
   readonly user: number;
   running: readonly Running[];
   finished: readonly Hypothesis[];
-  /** Whether a running beam may still beat the worst finished one. */
-  improvable: boolean;
 }
 
 /**
@@ -72,7 +70,6 @@ export async function beamSearch(
       user,
       running: [{ ids: [], logProbability: 0 }],
       finished: [],
-      improvable: true,
     }),
   );
   let active = states;
@@ -95,8 +92,9 @@ export async function beamSearch(
       state.running = ranked;
       const best = candidates.find((_, i) => !stops[i])?.logProbability ?? Number.NEGATIVE_INFINITY;
       const worst = state.finished.length < beams ? Number.NEGATIVE_INFINITY : state.finished.at(-1)!.score;
-      state.improvable = best / length ** lengthPenalty > worst;
-      if (state.improvable && stops.some((stop) => !stop)) open.push({ state, ranked });
+      // Whether a running beam may still beat the worst finished one.
+      const improvable = best / length ** lengthPenalty > worst;
+      if (improvable && stops.some((stop) => !stop)) open.push({ state, ranked });
     });
     if (open.length === 0) return states.map(({ finished }) => [...finished]);
     active = open.map(({ state }) => state);

@@ -82,7 +82,7 @@ export interface LanguageModel {
   release(...kinds: ProgramKind[]): Promise<void>;
 }
 
-export interface BatchOptions {
+interface BatchOptions {
   /** Prompts computed at once, of like lengths. */
   readonly batch?: number;
   readonly onProgress?: (done: number, total: number) => void;

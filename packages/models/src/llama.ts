@@ -23,7 +23,7 @@ import type { LlamaConfig } from './checkpoint/config.ts';
 import type { LayerContext, LayeredModel } from './layered-model.ts';
 
 /** A matrix for the forward pass, what its gradient goes through, and the 8-bit terms that activations are rounded to. */
-export interface QuantizedProjection {
+interface QuantizedProjection {
   readonly forward: QuantizedMatrix;
   readonly backward: QuantizedMatrix | Value;
   readonly terms: 1 | 2;
