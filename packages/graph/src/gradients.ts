@@ -3,7 +3,10 @@
 import { sameShape, showShape, times } from './dim.ts';
 import {
   add,
+  deviationInverse,
   div,
+  erf,
+  exp,
   expand,
   gather,
   keep,
@@ -22,6 +25,7 @@ import {
   sigmoid,
   slice,
   softmax,
+  standardize,
   sub,
   sumLast,
   sumTo,
@@ -56,6 +60,14 @@ const gradientRules: { readonly [K in OperationKind]: GradientRule<K> } = {
   sigmoid: ({ y, dy }) => [mul(dy, sub(y, mul(y, y)))],
   // silu'(x) = s (1 + x - silu(x)) with s = sigmoid(x)
   silu: ({ inputs: [x], y, dy }) => [mul(dy, mul(sub(add(x!, scalar(1)), y), sigmoid(x!)))],
+  // erf'(x) = 2 / sqrt(pi) e^(-x^2)
+  erf: ({ inputs: [x], dy }) => [mul(dy, scale(exp(neg(mul(x!, x!))), 2 / Math.sqrt(Math.PI)))],
+  // gelu'(x) = Phi(x) + x phi(x)
+  gelu: ({ inputs: [x], dy }) => {
+    const distribution = add(scale(erf(scale(x!, Math.SQRT1_2)), 0.5), scalar(0.5));
+    const density = scale(exp(scale(mul(x!, x!), -0.5)), 1 / Math.sqrt(2 * Math.PI));
+    return [mul(dy, add(distribution, mul(x!, density)))];
+  },
   keep: ({ inputs: [mask], dy }) => [undefined, keep(mask!, dy)],
   matmul: ({ operation: { transposeA, transposeB }, inputs: [a, b], dy }) => [
     transposeA
@@ -78,6 +90,28 @@ const gradientRules: { readonly [K in OperationKind]: GradientRule<K> } = {
       mul(sub(g, mul(x!, mul(mul(inverse, inverse), mean))), inverse),
       sumTo(mul(dy, mul(x!, inverse)), weight!.shape),
     ];
+  },
+  // d (variance(x) + e)^(-1/2) = -standardize(x) inverse^2 / n
+  deviationInverse: ({ operation: { epsilon }, inputs: [x], y, dy }) => [
+    mul(standardize(x!, epsilon), scale(mul(dy, mul(y, y)), -1 / lastSize(x!))),
+  ],
+  // dx = (dy - mean(dy) - y mean(dy y)) inverse
+  standardize: ({ operation: { epsilon }, inputs: [x], y, dy }) => {
+    const n = lastSize(x!);
+    const centred = sub(dy, scale(sumLast(dy), 1 / n));
+    const tangent = sub(centred, mul(y, scale(sumLast(mul(dy, y)), 1 / n)));
+    return [mul(tangent, deviationInverse(x!, epsilon))];
+  },
+  // As of standardize(x) w + b, the sums over the last axis of dy w and of dy w h as products with w.
+  layerNorm: ({ operation: { epsilon }, inputs: [x, weight, bias], dy }) => {
+    const n = lastSize(x!);
+    const h = standardize(x!, epsilon);
+    const column = reshape(weight!, [n, 1]);
+    const weighted = (z: Value) =>
+      scale(reshape(matmul(rows(z), column), [...z.shape.slice(0, -1), 1]), 1 / n);
+    const dyh = mul(dy, h);
+    const tangent = sub(sub(mul(dy, weight!), mul(h, weighted(dyh))), weighted(dy));
+    return [mul(tangent, deviationInverse(x!, epsilon)), sumTo(dyh, weight!.shape), sumTo(dy, bias!.shape)];
   },
   crossEntropy: ({ inputs: [logits, labels], dy }) => [
     mul(minusOneHot(softmax(logits!), labels!), reshape(dy, [dy.shape[0]!, 1])),
@@ -171,6 +205,11 @@ function rowProducts(dy: Value, y: Value): Value {
     return sumLast(mul(dy, y));
   const [g, v] = inputs as readonly [Value, Value];
   return sumLast(mul(g, matmul(y, v)));
+}
+
+/** [..., n] as [rows, n]. */
+function rows(x: Value): Value {
+  return reshape(x, [times(...x.shape.slice(0, -1)), x.shape.at(-1)!]);
 }
 
 function lastSize(x: Value): number {

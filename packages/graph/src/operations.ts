@@ -22,6 +22,9 @@ export const sqrt = (x: Value): Value => value({ kind: 'sqrt' }, x);
 export const sigmoid = (x: Value): Value => value({ kind: 'sigmoid' }, x);
 /** x * sigmoid(x). */
 export const silu = (x: Value): Value => value({ kind: 'silu' }, x);
+export const erf = (x: Value): Value => value({ kind: 'erf' }, x);
+/** x Phi(x), with the normal distribution's Phi, not an approximation of it (arXiv 1606.08415). */
+export const gelu = (x: Value): Value => value({ kind: 'gelu' }, x);
 export const scale = (x: Value, factor: number): Value => (factor === 1 ? x : mul(x, scalar(factor)));
 /** x where `mask` (bool, same shape) is true, 0 elsewhere. */
 export const keep = (mask: Value, x: Value): Value => value({ kind: 'keep' }, mask, x);
@@ -34,8 +37,11 @@ export const matmul = (
   b: Value,
   { transposeA = false, transposeB = false }: { transposeA?: boolean; transposeB?: boolean } = {},
 ): Value => value({ kind: 'matmul', transposeA, transposeB }, a, b);
-/** x W^T: [n, in] and weights [out, in] to [n, out], the layout of checkpoints. */
-export const linear = (x: Value, weights: Value): Value => matmul(x, weights, { transposeB: true });
+/** x W^T + b: [n, in], weights [out, in] and bias [out] to [n, out], the layout of checkpoints. */
+export const linear = (x: Value, weights: Value, bias?: Value): Value => {
+  const product = matmul(x, weights, { transposeB: true });
+  return bias ? add(product, bias) : product;
+};
 
 /**
  * x W^T with a frozen W [out, in] as 8-bit integers. `forward` is its transpose [in, out], scaled by output; the gradient
@@ -55,6 +61,13 @@ export const rmsInverse = (x: Value, epsilon: number): Value => value({ kind: 'r
 /** Root-mean-square normalisation over the last axis, times a weight (arXiv 1910.07467). */
 export const rmsNorm = (x: Value, weights: Value, epsilon: number): Value =>
   value({ kind: 'rmsNorm', epsilon }, x, weights);
+export const deviationInverse = (x: Value, epsilon: number): Value =>
+  value({ kind: 'deviationInverse', epsilon }, x);
+/** Mean 0 and variance 1 over the last axis. */
+export const standardize = (x: Value, epsilon: number): Value => value({ kind: 'standardize', epsilon }, x);
+/** Layer normalisation over the last axis (arXiv 1607.06450). */
+export const layerNorm = (x: Value, weights: Value, bias: Value, epsilon: number): Value =>
+  value({ kind: 'layerNorm', epsilon }, x, weights, bias);
 /** -log softmax(logits)[label]: ([n, classes], int64 [n]) -> [n]. */
 export const crossEntropy = (logits: Value, labels: Value): Value =>
   value({ kind: 'crossEntropy' }, logits, labels);

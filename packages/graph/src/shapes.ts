@@ -16,6 +16,10 @@ const same = (operation: { readonly kind: OperationKind }, [x]: readonly Value[]
   expectFloat(operation.kind, x!);
   return { dtype: 'float32', shape: x!.shape };
 };
+const perRow = (operation: { readonly kind: OperationKind }, [x]: readonly Value[]): Typed => {
+  expectFloat(operation.kind, x!);
+  return { dtype: 'float32', shape: [...x!.shape.slice(0, -1), 1] };
+};
 
 export const shapeRules: { readonly [K in OperationKind]: ShapeRule<K> } = {
   input: ({ dtype, shape }) => ({ dtype, shape }),
@@ -30,6 +34,8 @@ export const shapeRules: { readonly [K in OperationKind]: ShapeRule<K> } = {
   sqrt: same,
   sigmoid: same,
   silu: same,
+  erf: same,
+  gelu: same,
   softmax: same,
   logSoftmax: same,
   keep: (_, [mask, x]) => {
@@ -45,10 +51,7 @@ export const shapeRules: { readonly [K in OperationKind]: ShapeRule<K> } = {
     expect(fits, 'matmul', [a!, b!], `equal leading axes and inner sizes (${aColumns} and ${bRows})`);
     return { dtype: 'float32', shape: [...a!.shape.slice(0, -2), aRows, bColumns] };
   },
-  rmsInverse: (_, [x]) => {
-    expectFloat('rmsInverse', x!);
-    return { dtype: 'float32', shape: [...x!.shape.slice(0, -1), 1] };
-  },
+  rmsInverse: perRow,
   rmsNorm: (_, [x, weight]) => {
     expectFloat('rmsNorm', x!, weight!);
     expect(
@@ -57,6 +60,15 @@ export const shapeRules: { readonly [K in OperationKind]: ShapeRule<K> } = {
       [x!, weight!],
       'a weight as long as the last axis',
     );
+    return { dtype: 'float32', shape: x!.shape };
+  },
+  deviationInverse: perRow,
+  standardize: same,
+  layerNorm: (_, [x, weight, bias]) => {
+    expectFloat('layerNorm', x!, weight!, bias!);
+    const last = x!.shape.slice(-1);
+    const fits = sameShape(weight!.shape, last) && sameShape(bias!.shape, last);
+    expect(fits, 'layerNorm', [x!, weight!, bias!], 'a weight and a bias as long as the last axis');
     return { dtype: 'float32', shape: x!.shape };
   },
   crossEntropy: (_, [logits, labels]) => {

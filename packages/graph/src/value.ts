@@ -17,7 +17,19 @@ export type Operation =
   | { readonly kind: 'constant'; readonly tensor: Tensor }
   // elementwise with broadcasting, elementwise, over the last axis
   | Plain<
-      'add' | 'sub' | 'mul' | 'div' | 'neg' | 'exp' | 'sqrt' | 'sigmoid' | 'silu' | 'softmax' | 'logSoftmax'
+      | 'add'
+      | 'sub'
+      | 'mul'
+      | 'div'
+      | 'neg'
+      | 'exp'
+      | 'sqrt'
+      | 'sigmoid'
+      | 'silu'
+      | 'erf'
+      | 'gelu'
+      | 'softmax'
+      | 'logSoftmax'
     >
   /** Where the first input (bool, same shape) is false the second becomes 0. */
   | { readonly kind: 'keep' }
@@ -28,6 +40,12 @@ export type Operation =
   | { readonly kind: 'rmsInverse'; readonly epsilon: number }
   /** x * rmsInverse(x) * weight. */
   | { readonly kind: 'rmsNorm'; readonly epsilon: number }
+  /** 1 / sqrt(variance(x) + epsilon), [..., 1]. */
+  | { readonly kind: 'deviationInverse'; readonly epsilon: number }
+  /** (x - mean(x)) * deviationInverse(x). */
+  | { readonly kind: 'standardize'; readonly epsilon: number }
+  /** standardize(x) * weight + bias. */
+  | { readonly kind: 'layerNorm'; readonly epsilon: number }
   /** -log softmax(logits)[label] per row: ([n, classes], int64 [n]) -> [n]. */
   | { readonly kind: 'crossEntropy' }
   /** x - oneHot(labels): ([n, classes], int64 [n]) -> [n, classes]. */

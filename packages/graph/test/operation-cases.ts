@@ -98,6 +98,21 @@ const byRow = (a: NdArray, f: (row: number[]) => number[]): number[] => {
   ).flat();
 };
 const logSumExp = (row: number[]) => Math.log(row.reduce((sum, a) => sum + Math.exp(a), 0));
+const moments = (row: number[]) => {
+  const mean = row.reduce((sum, a) => sum + a, 0) / row.length;
+  const variance = row.reduce((sum, a) => sum + (a - mean) ** 2, 0) / row.length;
+  const inverse = 1 / Math.sqrt(variance + 0.1);
+  return { inverse, standardized: row.map((a) => (a - mean) * inverse) };
+};
+/** By its power series, 2 / sqrt(pi) times the sum of (-1)^k a^(2k+1) / (k! (2k+1)). */
+const erf = (a: number) => {
+  let [term, sum] = [a, a];
+  for (let k = 1; k < 80; k++) {
+    term *= (-a * a) / k;
+    sum += term / (2 * k + 1);
+  }
+  return (2 / Math.sqrt(Math.PI)) * sum;
+};
 const inverseRms = (row: number[]) =>
   1 / Math.sqrt(row.reduce((sum, a) => sum + a * a, 0) / row.length + 0.1);
 
@@ -210,6 +225,8 @@ export const operations: { readonly [K in OperationKind]: Checks } = {
   sqrt: elementwise(op.sqrt, Math.sqrt, { values: 'positive', secondOrder: true }),
   sigmoid: elementwise(op.sigmoid, logistic, { secondOrder: true }),
   silu: elementwise(op.silu, (a) => a * logistic(a), { secondOrder: true }),
+  erf: elementwise(op.erf, erf, { secondOrder: true }),
+  gelu: elementwise(op.gelu, (a) => (a * (1 + erf(a * Math.SQRT1_2))) / 2, { secondOrder: true }),
   keep: {
     cases: [
       {
@@ -317,6 +334,57 @@ export const operations: { readonly [K in OperationKind]: Checks } = {
         () => op.rmsNorm(x('n', 4), x(3), 0.1),
       ],
       [/float32 inputs/, () => op.rmsNorm(ids('n', 4), x(4), 0.1)],
+    ],
+  },
+  deviationInverse: {
+    cases: [
+      {
+        inputs: [fed('batch', 'time', 4)],
+        build: (a) => op.deviationInverse(a, 0.1),
+        shape: ['batch', 'time', 1],
+        formula: (a) => ({
+          dims: [...a.dims.slice(0, -1), 1],
+          data: byRow(a, (row) => [moments(row).inverse]),
+        }),
+        secondOrder: true,
+      },
+    ],
+    misfits: [[/float32 inputs/, () => op.deviationInverse(ids('n', 3), 0.1)]],
+  },
+  standardize: {
+    cases: [
+      {
+        inputs: [fed('batch', 'time', 4)],
+        build: (a) => op.standardize(a, 0.1),
+        shape: ['batch', 'time', 4],
+        formula: (a) => ({ dims: a.dims, data: byRow(a, (row) => moments(row).standardized) }),
+        secondOrder: true,
+      },
+    ],
+    misfits: [[/float32 inputs/, () => op.standardize(ids('n', 3), 0.1)]],
+  },
+  layerNorm: {
+    cases: (
+      [
+        ['batch', 4],
+        ['batch', 'time', 4],
+      ] as Shape[]
+    ).map((shape) => ({
+      inputs: [{ shape }, fed(4), fed(4)],
+      build: (a, w, b) => op.layerNorm(a, w, b, 0.1),
+      shape,
+      formula: (a, w, b) => ({
+        dims: a.dims,
+        data: byRow(a, (row) => moments(row).standardized.map((element, i) => element * at(w, i) + at(b, i))),
+      }),
+    })),
+    misfits: [
+      [
+        /a weight and a bias as long as the last axis, found float32\[n, 4\], float32\[4\], float32\[3\]/,
+        () => op.layerNorm(x('n', 4), x(4), x(3), 0.1),
+      ],
+      [/as long as the last axis/, () => op.layerNorm(x('n', 4), x(3), x(4), 0.1)],
+      [/float32 inputs/, () => op.layerNorm(ids('n', 4), x(4), x(4), 0.1)],
     ],
   },
   crossEntropy: {

@@ -174,6 +174,8 @@ const emissionRules: { readonly [K in OperationKind]: EmissionRule<K> } = {
   sqrt: plain('Sqrt'),
   sigmoid: plain('Sigmoid'),
   silu: (e, inputs) => e.microsoft('QuickGelu', inputs, { alpha: { float: 1 } }),
+  erf: plain('Erf'),
+  gelu: (e, inputs) => e.microsoft('Gelu', inputs),
   keep: (e, [mask, x]) => e.node('Where', [mask!, x!, e.number(0)]),
   matmul: (e, inputs, { transposeA, transposeB }, { shape }) => {
     if (shape.length === 2)
@@ -190,6 +192,10 @@ const emissionRules: { readonly [K in OperationKind]: EmissionRule<K> } = {
   },
   rmsNorm: (e, inputs, { epsilon }) =>
     e.node('SimplifiedLayerNormalization', inputs, { axis: -1, epsilon: { float: epsilon } }),
+  deviationInverse: (e, [x], { epsilon }, { inputs }) => standardized(e, x!, inputs[0]!, epsilon).inverse,
+  standardize: (e, [x], { epsilon }, { inputs }) => standardized(e, x!, inputs[0]!, epsilon).rows,
+  layerNorm: (e, inputs, { epsilon }) =>
+    e.node('LayerNormalization', inputs, { axis: -1, epsilon: { float: epsilon } }),
   crossEntropy: (e, [logits, labels]) => {
     const logProbabilities = e.node('LogSoftmax', [logits!], { axis: -1 });
     const picked = e.node(
@@ -261,6 +267,26 @@ function top(e: Emitter, x: string, count: number, output: 0 | 1): string {
     return name;
   });
   return output === 0 ? values : `${values} indices`;
+}
+
+/** Rows of mean 0 and variance 1, and the inverses of their deviations: one node for both. */
+function standardized(
+  e: Emitter,
+  x: string,
+  { shape }: Value,
+  epsilon: number,
+): { readonly rows: string; readonly inverse: string } {
+  const rows = e.once(`standardized ${epsilon} ${x}`, () => {
+    const name = e.fresh();
+    e.nodes.push({
+      type: 'LayerNormalization',
+      inputs: [x, e.ones(shape.at(-1) as number)],
+      outputs: [name, `${name} mean`, `${name} inverse`],
+      attributes: { axis: -1, epsilon: { float: epsilon } },
+    });
+    return name;
+  });
+  return { rows, inverse: `${rows} inverse` };
 }
 
 /** x / step to unsigned 8-bit integers around 128, and back: the operators that round want a zero point. */
