@@ -1,4 +1,4 @@
-// Dimensions: a number, or a polynomial over named sizes that are known only when a program runs (`batch*time`, `past+time`).
+// Dimensions: a number, or a polynomial over named sizes that are known only when a program runs (`batch*time`, `past+time`, `time+-1`).
 
 /** A size, or its canonical expression: products joined by `*`, sums by `+`, both sorted. */
 export type Dim = number | string;
@@ -12,13 +12,15 @@ function parse(dim: Dim): Polynomial {
   const terms: Polynomial = new Map();
   for (const term of dim.split('+')) {
     const factors = term.split('*');
-    const names = factors.filter((factor) => !/^\d+$/.test(factor)).sort();
-    const coefficient = factors.filter((factor) => /^\d+$/.test(factor)).reduce((p, f) => p * Number(f), 1);
+    const names = factors.filter((factor) => !isCount(factor)).sort();
+    const coefficient = factors.filter(isCount).reduce((p, f) => p * Number(f), 1);
     const key = names.join('*');
     terms.set(key, (terms.get(key) ?? 0) + coefficient);
   }
   return terms;
 }
+
+const isCount = (factor: string) => /^-?\d+$/.test(factor);
 
 function format(polynomial: Polynomial): Dim {
   const terms = [...polynomial]

@@ -16,7 +16,7 @@ import type { Checkpoint } from './checkpoint/checkpoint.ts';
 import { continuations, emptyCache, type Prefix } from './decoding.ts';
 import { candidatesPerRow, type GenerationOptions, type Hypothesis } from './generation.ts';
 import { llama, type QuantizedBase } from './llama.ts';
-import { type LoraConfig, loraGraph } from './lora.ts';
+import { adaptedProjections, type LoraConfig, loraGraph } from './lora.ts';
 import {
   cacheNames,
   decodingProgram,
@@ -148,7 +148,7 @@ export function languageModel(
     adapter: LoraConfig | undefined,
     { training = false, count = 1 }: Variant,
   ): Promise<Compiled> {
-    const lora = adapter && loraGraph(config, adapter, { training });
+    const lora = adapter && loraGraph(adaptedProjections(config, adapter), adapter, { training });
     // Programs that run seldom share the pages of the weights' files instead of copying them; copies of 8-bit integers
     // are small.
     const often = ['train', 'prompt', 'decode'].includes(kind);

@@ -9,7 +9,7 @@ export interface Attended {
   readonly values: Value;
 }
 
-/** What a layer needs besides hidden states. */
+/** What a layer of a causal language model needs besides hidden states. */
 export interface LayerContext {
   /** int64 [tokens]: number of tokens of its sequence before each token. */
   readonly positions: Value;
@@ -25,15 +25,20 @@ export interface LayerContext {
   adapt?(paths: readonly string[], x: Value, columns?: Value): readonly (Value | undefined)[];
 }
 
-export interface LayeredModel {
+/** `Tokens` is what the embedding reads, `Context` what a layer reads besides hidden states. */
+export interface LayeredModel<Tokens, Context> {
   readonly layerCount: number;
-  /** Token ids [tokens] to hidden states. */
-  embed(ids: Value): Value;
+  /** Tokens to hidden states. */
+  embed(tokens: Tokens): Value;
   /**
    * Hidden states after layer `index` (from 0). With `rows` (int64 [n]) only these rows are computed after the
    * attention and returned, [n, d]: the last layer is needed only where something is read.
    */
-  layer(index: number, hidden: Value, context: LayerContext, rows?: Value): Value;
+  layer(index: number, hidden: Value, context: Context, rows?: Value): Value;
+}
+
+/** A causal language model; it embeds token ids [tokens]. */
+export interface CausalModel extends LayeredModel<Value, LayerContext> {
   /** The normalised hidden states, [n, d], that the head and grounding read. */
   normalize(hidden: Value): Value;
   /** Normalised hidden states [n, d] to logits [n, vocabulary]. */
@@ -41,8 +46,13 @@ export interface LayeredModel {
 }
 
 /** Hidden states after all layers, before the final norm; with `rows`, of these rows only. */
-export function runLayers(model: LayeredModel, ids: Value, context: LayerContext, rows?: Value): Value {
-  let hidden = model.embed(ids);
+export function runLayers<Tokens, Context>(
+  model: LayeredModel<Tokens, Context>,
+  tokens: Tokens,
+  context: Context,
+  rows?: Value,
+): Value {
+  let hidden = model.embed(tokens);
   for (let index = 0; index < model.layerCount; index++)
     hidden = model.layer(index, hidden, context, index === model.layerCount - 1 ? rows : undefined);
   return hidden;

@@ -20,7 +20,7 @@ import {
 } from '@fellrec/graph';
 import type { Checkpoint } from './checkpoint/checkpoint.ts';
 import type { LlamaConfig } from './checkpoint/config.ts';
-import type { LayerContext, LayeredModel } from './layered-model.ts';
+import type { CausalModel, LayerContext } from './layered-model.ts';
 
 /** A matrix for the forward pass, what its gradient goes through, and the 8-bit terms that activations are rounded to. */
 interface QuantizedProjection {
@@ -51,7 +51,7 @@ export function foldName(layer: number, group: FoldedGroup): string {
 export function llama(
   { config, tensors }: Pick<Checkpoint, 'config' | 'tensors'>,
   quantized?: QuantizedBase,
-): LayeredModel {
+): CausalModel {
   const { headDim, normEpsilon } = config;
   const stored = (name: string) => weight(name, quantized?.tensors.get(name) ?? tensors.get(name)!);
   const embedding = stored('model.embed_tokens.weight'); // [vocabulary, d]

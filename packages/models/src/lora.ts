@@ -1,4 +1,4 @@
-// LoRA (arXiv 2106.09685): W x + (alpha / r) B A dropout(x), on any of the seven projections, with PEFT's names.
+// LoRA (arXiv 2106.09685): W x + (alpha / r) B A dropout(x), on any projection of an architecture, with PEFT's names.
 import {
   concat,
   dropout,
@@ -6,6 +6,7 @@ import {
   type Float32Tensor,
   input,
   linear,
+  matmul,
   mul,
   type NamedTensors,
   random,
@@ -26,6 +27,21 @@ export const projections = [
 ] as const;
 export type Projection = (typeof projections)[number];
 
+/** Projections of the encoders, by PEFT's suffix; `dense` are those after the attention and of the feed-forward part. */
+export const encoderProjections = [
+  'query',
+  'key',
+  'value',
+  'query_global',
+  'key_global',
+  'value_global',
+  'dense',
+] as const;
+export type EncoderProjection = (typeof encoderProjections)[number];
+
+/** Adapted projections by their paths, in the model's order, with their sizes. */
+export type AdaptedProjections = ReadonlyMap<string, readonly [out: number, in_: number]>;
+
 export interface LoraConfig {
   /** r, the inner size of the product. */
   readonly rank: number;
@@ -33,14 +49,14 @@ export interface LoraConfig {
   readonly alpha: number;
   /** Probability of dropping an element of the product's input in training. */
   readonly dropout: number;
-  readonly targetModules: readonly Projection[];
+  readonly targetModules: readonly (Projection | EncoderProjection)[];
 }
 
 /** `layers.0.self_attn.q_proj` for every adapted projection, in the model's order, with its [out, in]. */
 export function adaptedProjections(
   config: LlamaConfig,
   { targetModules }: Pick<LoraConfig, 'targetModules'>,
-): ReadonlyMap<string, readonly [out: number, in_: number]> {
+): AdaptedProjections {
   const shapes = projectionShapes(config);
   return new Map(
     Array.from({ length: config.layerCount }).flatMap((_, index) =>
@@ -68,15 +84,20 @@ function projectionShapes(config: LlamaConfig): Record<Projection, readonly [out
   };
 }
 
-/** PEFT's name of one half of a projection's adapter. */
+/** PEFT's name of one half of a projection's adapter. A causal LLaMA holds its layers in a module `model`. */
 export function loraName(path: string, half: 'A' | 'B'): string {
-  return `base_model.model.model.${path}.lora_${half}.weight`;
+  const module = path.startsWith('layers.') ? `model.${path}` : path;
+  return `base_model.model.${module}.lora_${half}.weight`;
 }
 
 /** A fresh adapter: A uniform in +-1/sqrt(in) (Kaiming with a = sqrt 5, as PEFT), B zero, so that it changes nothing. */
-export function initialAdapter(config: LlamaConfig, lora: LoraConfig, seed: number): NamedTensors {
+export function freshAdapter(
+  shapes: AdaptedProjections,
+  lora: Pick<LoraConfig, 'rank'>,
+  seed: number,
+): NamedTensors {
   const tensors = new Map<string, Float32Tensor>();
-  for (const [path, [out, in_]] of adaptedProjections(config, lora)) {
+  for (const [path, [out, in_]] of shapes) {
     const { uniform } = random(seed, 'adapter', path);
     const bound = 1 / Math.sqrt(in_);
     const a = Float32Array.from({ length: lora.rank * in_ }, () => bound * (2 * uniform() - 1));
@@ -87,6 +108,11 @@ export function initialAdapter(config: LlamaConfig, lora: LoraConfig, seed: numb
   return tensors;
 }
 
+/** A fresh adapter of a LLaMA. */
+export function initialAdapter(config: LlamaConfig, lora: LoraConfig, seed: number): NamedTensors {
+  return freshAdapter(adaptedProjections(config, lora), lora, seed);
+}
+
 export interface LoraGraph {
   /** The adapter's tensors as inputs, by PEFT's name. */
   readonly parameters: ReadonlyMap<string, Value>;
@@ -94,17 +120,18 @@ export interface LoraGraph {
   readonly masks: ReadonlyMap<string, Value>;
   /** For LayerContext. */
   adapt(paths: readonly string[], x: Value, columns?: Value): readonly (Value | undefined)[];
+  /** The adapter of one projection as a matrix (alpha / r) B A [out, in], and the x that it is to be multiplied with. */
+  matrix(path: string, x: Value): { readonly weights: Value; readonly x: Value } | undefined;
 }
 
 /** The inputs and the computation of an adapter. With `training` and dropout above 0, masks are inputs as well. */
 export function loraGraph(
-  config: LlamaConfig,
+  shapes: AdaptedProjections,
   lora: LoraConfig,
   { training }: { training: boolean },
 ): LoraGraph {
   const parameters = new Map<string, Value>();
   const masks = new Map<string, Value>();
-  const shapes = adaptedProjections(config, lora);
   const dropping = training && lora.dropout > 0;
   for (const [path, [out, in_]] of shapes) {
     parameters.set(loraName(path, 'A'), input(loraName(path, 'A'), 'float32', [lora.rank, in_]));
@@ -139,6 +166,14 @@ export function loraGraph(
         }),
       );
       return paths.map((path) => additions.get(path));
+    },
+    matrix(path, x) {
+      if (!shapes.has(path)) return undefined;
+      const [a, b] = (['A', 'B'] as const).map((half) => parameters.get(loraName(path, half))!);
+      return {
+        weights: scale(matmul(b!, a!), lora.alpha / lora.rank),
+        x: dropping ? masked(path, x) : x,
+      };
     },
   };
 }

@@ -19,7 +19,7 @@ import {
 } from '@fellrec/graph';
 import { type DecodingCache, decodingAttention, selfAttention } from './attention.ts';
 import type { LlamaConfig } from './checkpoint/config.ts';
-import { type Attended, type LayerContext, type LayeredModel, runLayers } from './layered-model.ts';
+import { type Attended, type CausalModel, type LayerContext, runLayers } from './layered-model.ts';
 import type { LoraGraph } from './lora.ts';
 
 /** A graph and what the caller must know to feed it. */
@@ -86,7 +86,7 @@ function rotaryInputs(
 
 /** The weighted sum of the labels' losses: with weights 1 / number of labels, the mean. */
 function weightedLoss(
-  model: LayeredModel,
+  model: CausalModel,
   config: LlamaConfig,
   lora?: LoraGraph,
 ): { loss: Value; prefix: ReadonlyMap<string, Value> } {
@@ -97,12 +97,12 @@ function weightedLoss(
   return { loss: total(mul(losses, input('weights', 'float32', ['labels']))), prefix };
 }
 
-export function lossProgram(model: LayeredModel, config: LlamaConfig, lora?: LoraGraph): { loss: Value } {
+export function lossProgram(model: CausalModel, config: LlamaConfig, lora?: LoraGraph): { loss: Value } {
   return { loss: weightedLoss(model, config, lora).loss };
 }
 
 /** `loss`, and its gradient with respect to every adapter tensor and to the prefix' keys and values. */
-export function trainingStep(model: LayeredModel, config: LlamaConfig, lora: LoraGraph): TrainingProgram {
+export function trainingStep(model: CausalModel, config: LlamaConfig, lora: LoraGraph): TrainingProgram {
   const { loss, prefix } = weightedLoss(model, config, lora);
   const variables = new Map([...lora.parameters, ...prefix]);
   const found = gradients(loss, [...variables.values()]);
@@ -110,12 +110,12 @@ export function trainingStep(model: LayeredModel, config: LlamaConfig, lora: Lor
 }
 
 /** The keys and values of one sequence, [1, KV, time, headDim] a layer: what all sequences behind it read. */
-export function prefixProgram(model: LayeredModel, config: LlamaConfig, lora?: LoraGraph): TrainingProgram {
+export function prefixProgram(model: CausalModel, config: LlamaConfig, lora?: LoraGraph): TrainingProgram {
   return { outputs: keysAndValues(model, config, lora), masks: lora?.masks ?? new Map() };
 }
 
 /** The gradient of adapter tensors, given that of the prefix' keys and values; only of those that have a part in them. */
-export function prefixGradients(model: LayeredModel, config: LlamaConfig, lora: LoraGraph): TrainingProgram {
+export function prefixGradients(model: CausalModel, config: LlamaConfig, lora: LoraGraph): TrainingProgram {
   const seeds = Object.entries(keysAndValues(model, config, lora)).map(([name, value]) => ({
     value,
     gradient: input(gradientName(prefixName(name)), 'float32', value.shape),
@@ -124,7 +124,7 @@ export function prefixGradients(model: LayeredModel, config: LlamaConfig, lora: 
   return { outputs: named([...lora.parameters.keys()], found), masks: lora.masks };
 }
 
-function keysAndValues(model: LayeredModel, config: LlamaConfig, lora?: LoraGraph): Outputs {
+function keysAndValues(model: CausalModel, config: LlamaConfig, lora?: LoraGraph): Outputs {
   const outputs: Record<string, Value> = {};
   const { ids, context } = sequenceContext(config, {
     lora,
@@ -147,17 +147,13 @@ function named(names: readonly string[], found: readonly (Value | undefined)[]):
 }
 
 /** `vectors`: normalised last hidden states of chosen rows, [rows, d]. */
-export function vectorProgram(
-  model: LayeredModel,
-  config: LlamaConfig,
-  lora?: LoraGraph,
-): { vectors: Value } {
+export function vectorProgram(model: CausalModel, config: LlamaConfig, lora?: LoraGraph): { vectors: Value } {
   const { ids, context } = sequenceContext(config, { lora });
   return { vectors: model.normalize(runLayers(model, ids, context, input('rows', 'int64', ['rows']))) };
 }
 
 /** All hidden states `hidden.0` (embeddings) ... `hidden.n` (after the final norm), [batch * time, d], and `logits`. */
-export function tracingProgram(model: LayeredModel, config: LlamaConfig, lora?: LoraGraph): Outputs {
+export function tracingProgram(model: CausalModel, config: LlamaConfig, lora?: LoraGraph): Outputs {
   const { ids, context } = sequenceContext(config, { lora });
   const outputs: Record<string, Value> = {};
   let hidden = model.embed(ids);
@@ -170,7 +166,7 @@ export function tracingProgram(model: LayeredModel, config: LlamaConfig, lora?: 
 }
 
 /** What projections read, by the path of the first that shares it, [batch * time, in]. */
-export function tappingProgram(model: LayeredModel, config: LlamaConfig): Outputs {
+export function tappingProgram(model: CausalModel, config: LlamaConfig): Outputs {
   const { ids, context } = sequenceContext(config, {});
   const outputs: Record<string, Value> = {};
   const tapping: LayerContext = {
@@ -185,7 +181,7 @@ export function tappingProgram(model: LayeredModel, config: LlamaConfig): Output
 }
 
 /** `nextIds` (int64) of the `count` likeliest tokens of each row, likeliest first, and their `logProbabilities`, [rows, count]. */
-function likeliest(model: LayeredModel, hidden: Value, count: number): Outputs {
+function likeliest(model: CausalModel, hidden: Value, count: number): Outputs {
   const logProbabilities = logSoftmax(model.logits(model.normalize(hidden)));
   return {
     nextIds: topIndices(logProbabilities, count),
@@ -204,7 +200,7 @@ export interface DecodingOptions {
  * [users, KV, prefix + time, headDim].
  */
 export function promptProgram(
-  model: LayeredModel,
+  model: CausalModel,
   config: LlamaConfig,
   { lora, count }: DecodingOptions,
 ): Outputs {
@@ -223,7 +219,7 @@ export function promptProgram(
 
 /** The likeliest tokens after one more token of every beam of every user, and the grown cache. */
 export function decodingProgram(
-  model: LayeredModel,
+  model: CausalModel,
   config: LlamaConfig,
   { lora, count }: DecodingOptions,
 ): Outputs {
