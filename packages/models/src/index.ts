@@ -14,8 +14,30 @@ export {
 } from './language-model.ts';
 export type { LayerContext, LayeredModel } from './layered-model.ts';
 export { llama, type QuantizedBase } from './llama.ts';
-export { initialAdapter, type LoraConfig, type Projection, projections } from './lora.ts';
+export {
+  type EncoderProjection,
+  encoderProjections,
+  freshAdapter,
+  initialAdapter,
+  type LoraConfig,
+  type Projection,
+  projections,
+} from './lora.ts';
 export { readAdapter, writeAdapter } from './peft.ts';
 export { type Base, bases, type QuantizeOptions, quantizeBase } from './quantize.ts';
+export type { ItemSequence } from './recformer/batch.ts';
+export { openRecformer, type RecformerCheckpoint } from './recformer/checkpoint.ts';
+export { adaptedEncoderProjections, type RecformerConfig, type TextLimits } from './recformer/config.ts';
+export {
+  type EncoderModel,
+  type EncoderParameters,
+  encoderModel,
+  type LabelledSequence,
+  unitRow,
+  unitRows,
+} from './recformer/model.ts';
+export { sentenceVectors } from './recformer/sentences.ts';
+export { type Fitted, itemSequence, type TokenisedItem } from './recformer/sequence.ts';
 export { loadTokenizer, type Tokenizer } from './tokenizer.ts';
-export { type VerifiedGroup, verifyLlama } from './verify.ts';
+export type { VerifiedGroup } from './verified.ts';
+export { verifyFixture } from './verify-fixture.ts';

@@ -4,7 +4,7 @@ import { existsSync } from 'node:fs';
 import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { adamW, type NamedTensors, nodeRuntime, type Tensor } from '@fellrec/graph';
+import { adamW, nodeRuntime, type Tensor } from '@fellrec/graph';
 import { z } from 'zod';
 import type { Sequence } from './batch.ts';
 import { openCheckpoint } from './checkpoint/checkpoint.ts';
@@ -13,6 +13,7 @@ import { fuseAdapter } from './fuse.ts';
 import type { Hypothesis } from './generation.ts';
 import { type Adapter, type LanguageModel, languageModel } from './language-model.ts';
 import { readAdapter } from './peft.ts';
+import { expectedTensor, namedDifferences, type VerifiedGroup, worse } from './verified.ts';
 
 const ids = z.array(z.array(z.number().int()));
 const casesSchema = z.looseObject({
@@ -44,14 +45,6 @@ const casesSchema = z.looseObject({
 });
 type Cases = z.infer<typeof casesSchema>;
 
-export interface VerifiedGroup {
-  readonly group: string;
-  /** Largest difference found; for sequences the number of tokens that differ. */
-  readonly difference: number;
-  readonly tolerance: number;
-  readonly pass: boolean;
-}
-
 /** @throws if the folder lacks `config.json`, `model.safetensors`, `cases.json` or `expected.safetensors`. */
 export async function verifyLlama(directory: string, cacheDir: string): Promise<VerifiedGroup[]> {
   const cases = casesSchema.parse(JSON.parse(await readFile(join(directory, 'cases.json'), 'utf8')));
@@ -63,7 +56,7 @@ export async function verifyLlama(directory: string, cacheDir: string): Promise<
     groups.push({ group, difference, tolerance, pass: difference <= tolerance });
   const sequences = batchOf(cases);
   const difference = (found: Tensor, name: string) =>
-    differenceAtRealTokens(found, get(expected, name), cases);
+    differenceAtRealTokens(found, expectedTensor(expected, name), cases);
 
   const trace = await base.trace(sequences);
   report('base logits', difference(trace.logits!, 'base.logits'), 1e-4);
@@ -170,29 +163,6 @@ function differenceAtRealTokens(found: Tensor, expected: Tensor, { attention_mas
   return largest;
 }
 
-function namedDifferences(
-  found: NamedTensors,
-  expected: ReadonlyMap<string, Tensor>,
-  prefix: string,
-  kind: 'absolute' | 'relative',
-): number[] {
-  return [...found].map(([name, { data }]) => {
-    const golden = get(expected, `${prefix}${name}`).data as Float32Array;
-    let difference = 0;
-    let largest = 0;
-    for (let i = 0; i < data.length; i++) {
-      difference = worse(difference, Math.abs(data[i]! - golden[i]!));
-      largest = Math.max(largest, Math.abs(golden[i]!));
-    }
-    return kind === 'absolute' || largest === 0 ? difference : difference / largest;
-  });
-}
-
-/** The larger of two differences; one that is no number is worst of all. */
-function worse(a: number, b: number): number {
-  return Number.isNaN(b) ? Number.POSITIVE_INFINITY : Math.max(a, b);
-}
-
 /** Expected sequences are padded behind their end. */
 function tokensThatDiffer(
   found: readonly Hypothesis[],
@@ -204,10 +174,4 @@ function tokensThatDiffer(
     const ended = eosIds.includes(ids.at(-1) ?? -1);
     return n + row.filter((id, t) => (t < ids.length ? ids[t] !== id : !ended)).length;
   }, 0);
-}
-
-function get(tensors: ReadonlyMap<string, Tensor>, name: string): Tensor {
-  const tensor = tensors.get(name);
-  if (!tensor) throw new Error(`verify: expected.safetensors has no "${name}"`);
-  return tensor;
 }

@@ -1,5 +1,5 @@
 import { elementCount } from '@fellrec/graph';
-import { openCheckpoint, verifyLlama } from '@fellrec/models';
+import { openCheckpoint, verifyFixture } from '@fellrec/models';
 import { exitCodes } from '../exit-codes.ts';
 import { print } from '../output.ts';
 import { table } from '../table.ts';
@@ -30,7 +30,7 @@ export async function runInfo(path: string, { cache, json }: Options): Promise<v
 }
 
 export async function runVerify(folder: string, { cache, json }: Options): Promise<void> {
-  const groups = await verifyLlama(folder, cache);
+  const groups = await verifyFixture(folder, cache);
   const rows = groups.map((g) => [
     g.group,
     g.difference.toExponential(2),

@@ -1,0 +1,180 @@
+// A RecFormer on disk, or a BERT-family encoder that becomes the start of one.
+import { createHash } from 'node:crypto';
+import { existsSync } from 'node:fs';
+import { mkdir } from 'node:fs/promises';
+import { join, resolve } from 'node:path';
+import { float32, type StoredTensor } from '@fellrec/graph';
+import { readJsonObject } from '../checkpoint/json.ts';
+import {
+  readSafetensorsIndex,
+  readTensor,
+  type SafetensorsIndex,
+  writeSafetensors,
+} from '../checkpoint/safetensors.ts';
+import { assertTensors, contentHash, filesOf, readWeights } from '../checkpoint/weights.ts';
+import {
+  type EncoderFamily,
+  localProjections,
+  parseEncoderConfig,
+  type RecformerConfig,
+  recformerTensors,
+} from './config.ts';
+
+export interface RecformerCheckpoint {
+  readonly config: RecformerConfig;
+  /** By Hugging Face's names, without prefix. */
+  readonly tensors: ReadonlyMap<string, StoredTensor>;
+  /** Names the weights. */
+  readonly hash: string;
+  readonly directory: string;
+  /** Tensors of the files that the encoder does not use: head, item table, pooler, position ids. */
+  readonly unused: readonly string[];
+  /** What the folder holds; anything but `recformer` is a start. */
+  readonly family: EncoderFamily;
+}
+
+/**
+ * Opens a folder with a RecFormer, or with a Longformer, RoBERTa or BERT: its local projections then serve as global
+ * ones too, every token type has its only or first one's embedding, and item positions begin at 0, so that the start
+ * encodes as its source does.
+ * @throws if files are missing or damaged, or weights and configuration disagree (all mismatches at once).
+ */
+export async function openRecformer(
+  path: string,
+  { cacheDir }: { readonly cacheDir: string },
+): Promise<RecformerCheckpoint> {
+  const names = await filesOf(path, 'a folder with config.json and model.safetensors');
+  const index = await readWeights(path, names);
+  if (!index) {
+    const bin = names.find((name) => /\.(bin|pt|pth)$/.test(name));
+    throw new Error(
+      bin
+        ? `model: ${path} holds PyTorch weights; convert them: python -c "import torch, safetensors.torch as s; s.save_file({k: v.clone() for k, v in torch.load('${join(path, bin)}', map_location='cpu', weights_only=True).items()}, '${join(path, 'model.safetensors')}')"`
+        : `model: ${path} holds no model.safetensors or model.safetensors.index.json`,
+    );
+  }
+  const configFile = join(path, 'config.json');
+  const json = await readJsonObject(configFile);
+  const parsed = parseEncoderConfig(json, configFile);
+  const { config, family } = {
+    ...parsed,
+    config: { ...parsed.config, startId: await firstToken(path, names, parsed) },
+  };
+  const named = withoutPrefixes(index);
+  assertTensors(sourceTensors({ config, family, typeRows: parsed.typeRows }), named.index, path);
+  const tensors =
+    family === 'recformer'
+      ? named.index.tensors
+      : await asStart(named.index.tensors, config, family, cacheDir);
+  const expected = recformerTensors(config);
+  const used = new Map([...expected.keys()].map((name) => [name, tensors.get(name)!]));
+  const unused = [...named.originals].flatMap(([name, original]) => (expected.has(name) ? [] : [original]));
+  return {
+    config,
+    tensors: used,
+    hash: await contentHash(config, used),
+    directory: resolve(path),
+    unused,
+    family,
+  };
+}
+
+/** What a tensor is called inside the encoder: `module.` is DistributedDataParallel's, the others a task head's. */
+function withoutPrefixes({ tensors, others }: SafetensorsIndex): {
+  readonly index: SafetensorsIndex;
+  /** The names in the file, by those without prefix. */
+  readonly originals: ReadonlyMap<string, string>;
+} {
+  const plain = (name: string) => name.replace(/^(module\.)?((longformer|roberta|bert)\.)?/, '');
+  const rename = <T>(map: ReadonlyMap<string, T>) =>
+    new Map([...map].map(([name, entry]) => [plain(name), entry]));
+  return {
+    index: { tensors: rename(tensors), others: rename(others) },
+    originals: new Map([...tensors.keys(), ...others.keys()].map((name) => [plain(name), name])),
+  };
+}
+
+interface Source {
+  readonly config: RecformerConfig;
+  readonly family: EncoderFamily;
+  /** Rows of the source's own token type table. */
+  readonly typeRows: number;
+}
+
+/** The tensors that the folder must have. */
+function sourceTensors({ config, family, typeRows }: Source): Map<string, readonly number[]> {
+  const expected = recformerTensors(config);
+  if (family === 'recformer') return expected;
+  const d = config.hiddenSize;
+  expected.delete('embeddings.item_position_embeddings.weight');
+  expected.set('embeddings.token_type_embeddings.weight', [typeRows, d]);
+  if (family === 'bert') expected.set('embeddings.position_embeddings.weight', [config.positionCount - 2, d]);
+  if (family !== 'longformer')
+    for (const name of expected.keys()) if (name.includes('_global.')) expected.delete(name);
+  return expected;
+}
+
+/** The tensors of a RecFormer made of those of a source; only the small tables are written, into the cache. */
+async function asStart(
+  source: ReadonlyMap<string, StoredTensor>,
+  config: RecformerConfig,
+  family: EncoderFamily,
+  cacheDir: string,
+): Promise<ReadonlyMap<string, StoredTensor>> {
+  const tensors = new Map(source);
+  if (family !== 'longformer')
+    for (let index = 0; index < config.layerCount; index++)
+      for (const name of localProjections)
+        for (const part of ['weight', 'bias']) {
+          const path = `encoder.layer.${index}.attention.self.${name}`;
+          tensors.set(`${path}_global.${part}`, source.get(`${path}.${part}`)!);
+        }
+  const key = createHash('sha256').update(await contentHash(config, source));
+  const file = join(cacheDir, `recformer-start-${key.digest('hex').slice(0, 32)}.safetensors`);
+  if (!existsSync(file)) {
+    await mkdir(cacheDir, { recursive: true });
+    await writeSafetensors(file, await startTables(source, config, family));
+  }
+  for (const [name, stored] of (await readSafetensorsIndex(file)).tensors) tensors.set(name, stored);
+  return tensors;
+}
+
+async function startTables(
+  source: ReadonlyMap<string, StoredTensor>,
+  { hiddenSize: d, tokenTypeCount, itemPositionCount, positionCount }: RecformerConfig,
+  family: EncoderFamily,
+): Promise<Map<string, ReturnType<typeof float32>>> {
+  const values = async (name: string) => (await readTensor(source.get(name)!)).data;
+  const table = (rows: number) => float32(new Float32Array(rows * d), [rows, d]);
+  const types = table(tokenTypeCount);
+  const only = (await values('embeddings.token_type_embeddings.weight')).subarray(0, d);
+  for (let row = 0; row < tokenTypeCount; row++) types.data.set(only, row * d);
+  const tables = new Map([
+    ['embeddings.token_type_embeddings.weight', types],
+    ['embeddings.item_position_embeddings.weight', table(itemPositionCount)],
+  ]);
+  if (family === 'bert') {
+    const positions = table(positionCount);
+    positions.data.set(await values('embeddings.position_embeddings.weight'), 2 * d);
+    tables.set('embeddings.position_embeddings.weight', positions);
+  }
+  return tables;
+}
+
+/** BERT's config.json does not say which token comes first; its vocabulary does. */
+async function firstToken(
+  path: string,
+  names: readonly string[],
+  { config, family }: Pick<Source, 'config' | 'family'>,
+): Promise<number> {
+  if (family !== 'bert') return config.startId;
+  if (!names.includes('tokenizer.json'))
+    throw new Error(
+      `model: ${path} has no tokenizer.json, which says what [CLS] is; put the model's into its folder`,
+    );
+  const { model } = await readJsonObject(join(path, 'tokenizer.json'));
+  const found = (model as { vocab?: Record<string, unknown> } | undefined)?.vocab?.['[CLS]'];
+  if (typeof found !== 'number' || found >= config.vocabularySize)
+    throw new Error(`model: ${join(path, 'tokenizer.json')} has no [CLS] among its vocabulary`);
+  return found;
+}

@@ -1,0 +1,14 @@
+// A golden fixture of either architecture, recomputed.
+import { join } from 'node:path';
+import { readJsonObject } from './checkpoint/json.ts';
+import { verifyRecformer } from './recformer/verify.ts';
+import type { VerifiedGroup } from './verified.ts';
+import { verifyLlama } from './verify.ts';
+
+/** How far everything that a fixture's folder holds is from what we compute. @throws if a file of it is missing. */
+export async function verifyFixture(directory: string, cacheDir: string): Promise<VerifiedGroup[]> {
+  const { model_type } = await readJsonObject(join(directory, 'config.json'));
+  return model_type === 'longformer'
+    ? verifyRecformer(directory, cacheDir)
+    : verifyLlama(directory, cacheDir);
+}
