@@ -1,7 +1,7 @@
 // The configuration: one schema, defaults in it, types from it; unknown keys are errors.
 import { readFile } from 'node:fs/promises';
 import { dirname, resolve } from 'node:path';
-import { bases, projections } from '@fellrec/models';
+import { bases, encoderProjections, projections } from '@fellrec/models';
 import { videoGames } from '@fellrec/recsys';
 import { parse as parseYaml } from 'yaml';
 import { z } from 'zod';
@@ -21,6 +21,10 @@ export const configSchema = z
       .default('.cache/fellrec')
       .describe('Folder of dequantised and quantised weights and of title vectors'),
     threads: count.optional().describe('Threads to compute with (default: all cores)'),
+    recommender: z
+      .enum(['bigrec', 'recformer'])
+      .default('bigrec')
+      .describe('bigrec: a language model generates titles; recformer: an encoder compares texts'),
     data: z.strictObject({
       path: z.string().describe('Data folder, as written by "fellrec data import"'),
       trainSamples: count
@@ -34,14 +38,18 @@ export const configSchema = z
       .default(videoGames)
       .describe('Words of the prompt: "movies", "movie", "watched"'),
     model: z.strictObject({
-      path: z.string().describe('Hugging Face folder or GGUF file of a LLaMA-architecture model'),
+      path: z
+        .string()
+        .describe(
+          'bigrec: Hugging Face folder or GGUF file of a LLaMA-architecture model; recformer: folder of a RecFormer, Longformer, RoBERTa or BERT',
+        ),
       base: z
         .enum(bases)
         .default('float32')
         .describe(
           'Frozen weights: as they are, or as 8-bit integers, which is faster and another model; int8 rounds activations to two 8-bit terms, int8-fast to one',
         ),
-      maxTokens: count.default(512).describe('Longest prompt with answer; older history is dropped'),
+      maxTokens: count.default(512).describe('Longest sequence; older history is dropped'),
     }),
     partition: z
       .discriminatedUnion('method', [
@@ -61,7 +69,13 @@ export const configSchema = z
         rank: count.max(4096).default(8),
         alpha: z.number().positive().default(16),
         dropout: z.number().min(0).max(0.9).default(0.05),
-        targetModules: z.array(z.enum(projections)).min(1).default(['q_proj', 'v_proj']),
+        targetModules: z
+          .array(z.enum([...projections, ...encoderProjections]))
+          .min(1)
+          .optional()
+          .describe(
+            'Projections (default: q_proj and v_proj; of recformer query, value, query_global and value_global)',
+          ),
       })
       .prefault({}),
     training: z
@@ -79,6 +93,46 @@ export const configSchema = z
           .enum(['answer', 'all'])
           .default('answer')
           .describe('Learn the answer only, or prompt and answer'),
+      })
+      .prefault({}),
+    recformer: z
+      .strictObject({
+        attributes: z
+          .array(z.string().min(1))
+          .min(1)
+          .optional()
+          .describe('Attributes of an item in their order (default: title, brand and category, if there)'),
+        tune: z
+          .enum(['lora', 'full'])
+          .default('lora')
+          .describe('What is trained: an adapter, or all tensors of the encoder'),
+        pooling: z
+          .enum(['cls', 'avg'])
+          .optional()
+          .describe("A sequence's vector: of its first token, or the mean (default: as the model says)"),
+        temperature: z.number().positive().default(0.05).describe('Divides the cosines'),
+        negatives: z
+          .union([z.literal('all'), count])
+          .default('all')
+          .describe(
+            'Items that a target is compared with in training: all, or so many drawn for each sample',
+          ),
+        itemTable: z
+          .strictObject({
+            every: count.default(1).describe('Rounds from one encoding of all items to the next'),
+            stage1Rounds: count
+              .optional()
+              .describe('Rounds after which the item table is frozen (default: never)'),
+          })
+          .prefault({}),
+      })
+      .prefault({}),
+    evaluation: z
+      .strictObject({
+        maskHistory: z
+          .boolean()
+          .default(true)
+          .describe("Leaves a user's earlier items out of the ranking; RecFormer's reference does not"),
       })
       .prefault({}),
     generation: z
@@ -113,7 +167,14 @@ export const configSchema = z
   })
   .describe('FELLRec run');
 
-export type Config = z.output<typeof configSchema>;
+type Parsed = z.output<typeof configSchema>;
+type TargetModules = NonNullable<Parsed['lora']['targetModules']>;
+export type Config = Parsed & { readonly lora: { readonly targetModules: TargetModules } };
+
+const defaultTargets: Record<Config['recommender'], TargetModules> = {
+  bigrec: ['q_proj', 'v_proj'],
+  recformer: ['query', 'value', 'query_global', 'value_global'],
+};
 
 /** A configuration that is wrong: the command line answers with a usage error. */
 export class ConfigError extends Error {}
@@ -144,7 +205,27 @@ export async function loadConfig(file: string, settings: readonly string[] = [])
 export function parseConfig(raw: unknown, source: string): Config {
   const parsed = configSchema.safeParse(raw);
   if (!parsed.success) throw new ConfigError(`config: ${source}:\n${z.prettifyError(parsed.error)}`);
-  return parsed.data;
+  return completed(parsed.data, source);
+}
+
+/** Fills in what depends on the recommender. @throws on what the recommender does not have. */
+export function completed(config: Parsed, source: string): Config {
+  const { recommender, lora, recformer, model } = config;
+  const known: readonly string[] = recommender === 'bigrec' ? projections : encoderProjections;
+  const targetModules = lora.targetModules ?? defaultTargets[recommender];
+  const foreign = targetModules.filter((name) => !known.includes(name));
+  const problems = [
+    foreign.length > 0 &&
+      `lora.targetModules: ${foreign.join(', ')} are none of ${recommender}'s; it has ${known.join(', ')}`,
+    recommender === 'bigrec' &&
+      recformer.tune === 'full' &&
+      'recformer.tune: full fine-tuning is there for recommender: recformer only',
+    recommender === 'recformer' &&
+      model.base !== 'float32' &&
+      `model.base: ${model.base} is there for recommender: bigrec only`,
+  ].filter((problem) => typeof problem === 'string');
+  if (problems.length > 0) throw new ConfigError(`config: ${source}:\n${problems.join('\n')}`);
+  return { ...config, lora: { ...lora, targetModules } };
 }
 
 function set(raw: Record<string, unknown>, setting: string): void {

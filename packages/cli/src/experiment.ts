@@ -1,18 +1,8 @@
 // What a configuration describes, opened: data, clients, model and recommender.
-import type { Client, Strategy } from '@fellrec/federation';
+import type { Client, ParametersFormat, Strategy } from '@fellrec/federation';
 import { centralized, fedavg, fellrec, local, uniform } from '@fellrec/federation';
 import { nodeRuntime, type Runtime } from '@fellrec/graph';
 import {
-  type Checkpoint,
-  languageModel,
-  loadTokenizer,
-  openCheckpoint,
-  type QuantizedBase,
-  quantizeBase,
-} from '@fellrec/models';
-import {
-  bigrec,
-  calibrationSequences,
   type Dataset,
   type Partition,
   partition,
@@ -25,7 +15,9 @@ import {
   type User,
   validationSamples,
 } from '@fellrec/recsys';
+import { openBackend } from './backends.ts';
 import type { Config } from './config.ts';
+import type { ItemTables } from './item-tables.ts';
 
 /** A client's samples. They stay with it: federation sees parameters, losses and counts only. */
 export interface ClientData {
@@ -45,6 +37,8 @@ export interface Experiment {
   readonly clients: readonly ClientData[];
   readonly recommender: Recommender;
   readonly modelHash: string;
+  /** How parameters lie in a run's folder. */
+  readonly format: ParametersFormat;
 }
 
 /** What an experiment tells while it opens and works. */
@@ -62,63 +56,21 @@ export async function openExperiment(
   known?: Partition,
 ): Promise<Experiment> {
   const dataset = await readDataset(config.data.path);
-  const checkpoint = await openCheckpoint(config.model.path, { cacheDir: config.cache });
-  const tokenizer = await loadTokenizer(checkpoint.directory);
-  const runtime = runtimeOf(config);
-  const text = {
-    catalogue: dataset.catalogue,
-    tokenizer,
-    domain: config.domain,
-    maxTokens: Math.min(config.model.maxTokens, checkpoint.config.contextLength),
-    eosIds: checkpoint.config.eosIds,
-  };
-  const quantized = await openBase(config, { checkpoint, runtime, text }, report);
-  const model = languageModel(checkpoint, runtime, quantized);
-  const parted = known ?? partition(dataset, partitionOptions(config, report));
-  const recommender = bigrec({
-    model,
-    tokenizer,
-    catalogue: dataset.catalogue,
-    domain: config.domain,
-    lora: config.lora,
-    lossOn: config.training.lossOn,
-    maxTokens: config.model.maxTokens,
-    beams: config.generation.beams,
-    maxNewTokens: config.generation.maxNewTokens,
-    generationBatch: config.generation.batch,
-    cacheDir: config.cache,
-    onProgress: (done, total) => report('title vectors', done, total),
+  const { recommender, modelHash, format } = await openBackend(config, {
+    dataset,
+    runtime: runtimeOf(config),
+    report,
   });
+  const parted = known ?? partition(dataset, partitionOptions(config, report));
   return {
     config,
     dataset,
     partition: parted,
     clients: clientData(config, dataset, parted, recommender),
     recommender,
-    modelHash: checkpoint.hash,
+    modelHash,
+    format,
   };
-}
-
-/** The quantised base that a configuration asks for, calibrated on drawn items. */
-async function openBase(
-  { model: { base }, cache }: Config,
-  {
-    checkpoint,
-    runtime,
-    text,
-  }: {
-    readonly checkpoint: Checkpoint;
-    readonly runtime: Runtime;
-    readonly text: Parameters<typeof calibrationSequences>[0];
-  },
-  report: Report,
-): Promise<QuantizedBase | undefined> {
-  if (base === 'float32') return undefined;
-  report('quantised base', 0, 1);
-  const calibration = calibrationSequences(text);
-  const quantized = await quantizeBase(checkpoint, { base, calibration, runtime, cacheDir: cache });
-  report('quantised base', 1, 1);
-  return quantized;
 }
 
 function partitionOptions(
@@ -175,13 +127,15 @@ function clientData(
 }
 
 /** An experiment's clients as federation sees them, in this process. */
-export function inProcessClients({ clients, recommender, config }: Experiment): Client[] {
+export function inProcessClients({ clients, recommender, config }: Experiment, tables: ItemTables): Client[] {
   const { training, seed } = config;
   return clients.map(({ name, train, validation }) => ({
     name,
     samples: train.length,
     async train(parameters, { round, onProgress }) {
+      const items = await tables.of(name, round);
       const result = await recommender.train(train, parameters, {
+        ...(items && { items }),
         epochs: training.epochs,
         batchSize: training.batchSize,
         microBatch: training.microBatch,
@@ -194,10 +148,11 @@ export function inProcessClients({ clients, recommender, config }: Experiment): 
       });
       return { ...result, samples: train.length };
     },
-    async evaluate(parameters) {
+    async evaluate(parameters, { round }) {
       // A client without validation samples has no say in when to stop.
       if (validation.length === 0) return { loss: 0, samples: 0 };
-      return { loss: await recommender.loss(validation, parameters), samples: validation.length };
+      const items = await tables.of(name, round + 1);
+      return { loss: await recommender.loss(validation, parameters, items), samples: validation.length };
     },
   }));
 }

@@ -2,8 +2,9 @@
 import { openRun } from '@fellrec/federation';
 import type { Catalogue } from '@fellrec/recsys';
 import { openExperiment } from './experiment.ts';
+import { itemTables } from './item-tables.ts';
 import { type Progress, silent } from './progress.ts';
-import { adapterFormat, readRun } from './train.ts';
+import { readRun } from './train.ts';
 
 export interface RecommendedTitle {
   readonly id: string;
@@ -32,12 +33,14 @@ export async function recommend(
     );
   const experiment = await openExperiment(config, progress.report, partition);
   const { dataset, recommender } = experiment;
-  const store = await openRun(directory, adapterFormat(config.lora, config.model.path));
+  const store = await openRun(directory, experiment.format);
   try {
     const items = history.map((text) => findItem(dataset.catalogue, text));
     const best = await store.best(client);
-    const parameters = best?.parameters ?? recommender.initialParameters(config.seed);
-    const options = { k, seed: config.seed };
+    const initial = await recommender.initialParameters(config.seed);
+    const parameters = best?.parameters ?? initial;
+    const table = best && (await itemTables(config, store, initial).of(client, best.round + 1));
+    const options = { k, seed: config.seed, ...(table && { items: table }) };
     const [found] = await recommender.recommend(
       [{ history: items.slice(-10), seen: items }],
       parameters,

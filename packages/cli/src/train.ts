@@ -1,9 +1,8 @@
 // The main job: federated training from a configuration to metrics, stored as a run.
 import { readFile, writeFile } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
-import { createRun, federate, openRun, type ParametersFormat, type RunStore } from '@fellrec/federation';
+import { createRun, federate, openRun, type RunStore } from '@fellrec/federation';
 import { rowProducts } from '@fellrec/graph';
-import { type LoraConfig, readAdapter, writeAdapter } from '@fellrec/models';
 import {
   type Floor,
   floorMetrics,
@@ -14,8 +13,9 @@ import {
   type Spread,
   spread,
 } from '@fellrec/recsys';
-import { type Config, configSchema, parseConfig } from './config.ts';
+import { type Config, completed, configSchema, parseConfig } from './config.ts';
 import { type Experiment, inProcessClients, openExperiment, runtimeOf, strategyOf } from './experiment.ts';
+import { itemTables } from './item-tables.ts';
 import { type Progress, silent } from './progress.ts';
 
 export interface ClientResult {
@@ -70,17 +70,18 @@ export async function train(
 ): Promise<RunResult> {
   const started = performance.now();
   const directory = runDirectory(config);
-  const format = adapterFormat(config.lora, config.model.path);
   const known = resume ? await readPartition(directory) : undefined;
   const experiment = given ?? (await openExperiment(config, progress.report, known));
-  const store = await openStore(experiment, { directory, format, resume, force });
+  const store = await openStore(experiment, { directory, resume, force });
   const products = rowProducts(runtimeOf(config));
   try {
     const state = await store.state();
+    const initial = await experiment.recommender.initialParameters(config.seed);
+    const tables = itemTables(config, store, initial);
     const events = federate({
-      clients: inProcessClients(experiment),
+      clients: inProcessClients(experiment, tables),
       strategy: strategyOf(config),
-      initial: experiment.recommender.initialParameters(config.seed),
+      initial,
       rounds: config.federation.rounds,
       patience: config.federation.patience,
       ...(state && { resume: state }),
@@ -110,7 +111,7 @@ export async function evaluate(
   const started = performance.now();
   const { config, partition } = await readRun(directory);
   const experiment = await openExperiment(override(config), progress.report, partition);
-  const store = await openRun(directory, adapterFormat(config.lora, config.model.path));
+  const store = await openRun(directory, experiment.format);
   try {
     return await evaluateRun(experiment, store, directory, progress, started);
   } finally {
@@ -128,6 +129,8 @@ async function evaluateRun(
 ): Promise<RunResult> {
   const { config, clients, dataset, recommender } = experiment;
   const history = await store.history();
+  const initial = await recommender.initialParameters(config.seed);
+  const tables = itemTables(config, store, initial);
   const total = clients.reduce((n, { test }) => n + test.length, 0);
   const users: Metrics[] = [];
   let truncatedTests = 0;
@@ -136,12 +139,15 @@ async function evaluateRun(
   for (const { name, users: own, train: samples, test, truncated } of clients) {
     const best = await store.best(name);
     const before = users.length;
-    const parameters = best?.parameters ?? recommender.initialParameters(config.seed);
+    const parameters = best?.parameters ?? initial;
+    const items = best && (await tables.of(name, best.round + 1));
     const found =
       test.length === 0
         ? { metrics: [], truncated: 0 }
         : await recommender.evaluate(test, parameters, {
             seed: config.seed,
+            rankSeen: !config.evaluation.maskHistory,
+            ...(items && { items }),
             onProgress: (done) => progress.report('test users', before + done, total),
           });
     users.push(...found.metrics);
@@ -179,22 +185,14 @@ async function evaluateRun(
   };
 }
 
-/** Adapters as PEFT folders. */
-export function adapterFormat(config: LoraConfig, baseModel: string): ParametersFormat {
-  return {
-    write: (directory, tensors) => writeAdapter(directory, { config, tensors }, baseModel),
-    read: async (directory) => (await readAdapter(directory)).tensors,
-  };
-}
-
 async function openStore(
-  { config, partition, dataset, modelHash }: Experiment,
-  o: { directory: string; format: ParametersFormat; resume: boolean | undefined; force: boolean | undefined },
+  { config, partition, dataset, modelHash, format }: Experiment,
+  o: { directory: string; resume: boolean | undefined; force: boolean | undefined },
 ): Promise<RunStore> {
   const record = { ...config, dataset: { name: dataset.name, hash: dataset.hash }, modelHash };
   if (!o.resume)
-    return createRun(o.directory, { config: record, clients: partition, force: o.force ?? false }, o.format);
-  const store = await openRun(o.directory, o.format);
+    return createRun(o.directory, { config: record, clients: partition, force: o.force ?? false }, format);
+  const store = await openRun(o.directory, format);
   const different = differences(storedSettings(store.config()), record).filter((key) => !changeable.has(key));
   if (different.length === 0) return store;
   await store.close();
@@ -207,7 +205,7 @@ async function openStore(
 function storedSettings(config: unknown): unknown {
   const { dataset, modelHash, ...settings } = config as Record<string, unknown>;
   const parsed = configSchema.safeParse(settings);
-  return parsed.success ? { ...parsed.data, dataset, modelHash } : config;
+  return parsed.success ? { ...completed(parsed.data, 'config.json'), dataset, modelHash } : config;
 }
 
 /** Settings that may differ when a run goes on: they do not change what its rounds compute. */

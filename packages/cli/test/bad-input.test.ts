@@ -55,10 +55,34 @@ describe('configuration', () => {
     );
   });
 
+  test('what a recommender does not have is named, all of it at once', async () => {
+    const config = await place.config({
+      lora: { targetModules: ['q_proj', 'query'] },
+      recformer: { tune: 'full' },
+    });
+    await fails(
+      2,
+      ['train', '-c', config],
+      "lora.targetModules: query are none of bigrec's; it has q_proj, k_proj",
+      'recformer.tune: full fine-tuning is there for recommender: recformer only',
+    );
+    const encoder = await place.config({
+      recommender: 'recformer',
+      model: { base: 'int8' },
+      lora: { targetModules: ['v_proj'] },
+    });
+    await fails(
+      2,
+      ['train', '-c', encoder],
+      "v_proj are none of recformer's",
+      'model.base: int8 is there for recommender: bigrec only',
+    );
+  });
+
   test('a value of the wrong type is named, all of them at once', async () => {
     const config = await place.config({
       federation: { rounds: 'three' },
-      lora: { rank: 0, targetModules: ['query'] },
+      lora: { rank: 0, targetModules: ['q'] },
     });
     await fails(
       2,

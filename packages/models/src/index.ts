@@ -26,8 +26,17 @@ export {
 export { readAdapter, writeAdapter } from './peft.ts';
 export { type Base, bases, type QuantizeOptions, quantizeBase } from './quantize.ts';
 export type { ItemSequence } from './recformer/batch.ts';
-export { openRecformer, type RecformerCheckpoint } from './recformer/checkpoint.ts';
-export { adaptedEncoderProjections, type RecformerConfig, type TextLimits } from './recformer/config.ts';
+export {
+  openRecformer,
+  type RecformerCheckpoint,
+  readParameters,
+  writeRecformer,
+} from './recformer/checkpoint.ts';
+export {
+  adaptedEncoderProjections,
+  type RecformerConfig,
+  type TextLimits,
+} from './recformer/config.ts';
 export {
   type EncoderModel,
   type EncoderParameters,

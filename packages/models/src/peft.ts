@@ -5,14 +5,16 @@ import type { Float32Tensor } from '@fellrec/graph';
 import { z } from 'zod';
 import { readSafetensors, writeSafetensors } from './checkpoint/safetensors.ts';
 import type { Adapter } from './language-model.ts';
-import { type LoraConfig, loraName, projections } from './lora.ts';
+import { encoderProjections, type LoraConfig, loraName, projections } from './lora.ts';
+
+const targets = [...projections, ...encoderProjections] as const;
 
 const schema = z.looseObject({
   peft_type: z.literal('LORA', 'only LoRA adapters are supported'),
   r: z.number().int().positive().max(4096),
   lora_alpha: z.number().positive(),
   lora_dropout: z.number().min(0).lt(1).default(0),
-  target_modules: z.array(z.enum(projections), `a list of ${projections.join(', ')} is supported`).min(1),
+  target_modules: z.array(z.enum(targets), `a list of ${targets.join(', ')} is supported`).min(1),
   bias: z.literal('none').default('none'),
   fan_in_fan_out: z.literal(false).default(false),
   use_dora: z.literal(false, 'DoRA is not supported').default(false),
@@ -51,8 +53,10 @@ export async function readAdapter(directory: string): Promise<Adapter> {
   const adapted = new Set<string>();
   for (const [name, tensor] of found) {
     const match =
-      /^base_model\.model\.model\.(layers\.\d+\.(?:self_attn|mlp)\.\w+)\.lora_([AB])\.weight$/.exec(name);
-    if (!match || tensor.dtype !== 'float32') {
+      /^base_model\.model\.(?:model\.)?((?:layers|encoder\.layer)\.\d+\.[\w.]+)\.lora_([AB])\.weight$/.exec(
+        name,
+      );
+    if (!match || loraName(match[1]!, match[2] as 'A' | 'B') !== name || tensor.dtype !== 'float32') {
       problems.push(`"${name}" is no LoRA tensor`);
       continue;
     }
@@ -98,7 +102,9 @@ export async function writeAdapter(
 function peftConfig({ rank, alpha, dropout, targetModules }: LoraConfig, baseModel: string): object {
   return {
     peft_type: 'LORA',
-    task_type: 'CAUSAL_LM',
+    task_type: encoderProjections.some((name) => targetModules.includes(name))
+      ? 'FEATURE_EXTRACTION'
+      : 'CAUSAL_LM',
     base_model_name_or_path: baseModel,
     r: rank,
     lora_alpha: alpha,

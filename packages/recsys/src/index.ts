@@ -14,5 +14,7 @@ export {
 } from './partition/partition.ts';
 export { type Domain, parseAnswer, renderAnswer, renderPrompt, videoGames } from './prompt.ts';
 export { type RankingOptions, rank } from './ranking.ts';
+export { type RecformerOptions, recformer } from './recformer/recommender.ts';
+export { type ItemTableSchedule, tableRound } from './recformer/schedule.ts';
 export type { Recommendation, Recommended, Recommender, TrainOptions, TrainResult } from './recommender.ts';
 export { type Sample, subset, testSamples, trainingSamples, validationSamples } from './samples.ts';

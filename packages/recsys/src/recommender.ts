@@ -14,6 +14,8 @@ export interface TrainOptions {
   readonly weightDecay: number;
   /** Gradients' largest global norm. */
   readonly clipNorm: number;
+  /** What item vectors are computed with, where there are such (default: the parameters training starts from). */
+  readonly items?: NamedTensors;
   /** Names the stream of order and dropout: a run's seed, client and round. */
   readonly stream: readonly [seed: number, ...(string | number)[]];
   readonly onStep?: (progress: {
@@ -46,14 +48,14 @@ export interface Recommended {
 
 export interface Recommender {
   /** Parameters that every client starts from. */
-  initialParameters(seed: number): NamedTensors;
+  initialParameters(seed: number): Promise<NamedTensors>;
   /** @throws on a loss that is no number, naming the step. */
   train(samples: readonly Sample[], parameters: NamedTensors, options: TrainOptions): Promise<TrainResult>;
   /** How many training samples lose their oldest history to fit the context. @throws if one does not fit without any. */
   truncated(samples: readonly Sample[]): number;
-  /** Mean validation loss, without dropout. */
-  loss(samples: readonly Sample[], parameters: NamedTensors): Promise<number>;
-  /** The k best items of the catalogue for each history, `seen` items left out. */
+  /** Mean validation loss, without dropout; `items` as in training. */
+  loss(samples: readonly Sample[], parameters: NamedTensors, items?: NamedTensors): Promise<number>;
+  /** The k best items of the catalogue for each history. */
   recommend(
     queries: readonly Pick<Sample, 'history' | 'seen'>[],
     parameters: NamedTensors,
@@ -76,6 +78,10 @@ export interface Evaluated {
 
 export interface EvaluateOptions {
   readonly seed: number;
+  /** Whether `seen` items are ranked too, as RecFormer's reference does (default: they are left out). */
+  readonly rankSeen?: boolean;
+  /** What item vectors are computed with, where there are such (default: the parameters asked). */
+  readonly items?: NamedTensors;
   readonly onProgress?: (done: number, total: number) => void;
 }
 

@@ -3,7 +3,7 @@
 //
 //   config.json, clients.json    what the run is
 //   rounds/0007/round.json       a RoundRecord
-//   rounds/0007/<client>/        parameters after mixing; of the last two rounds only
+//   rounds/0007/<client>/        parameters after mixing; of the last two rounds, and of those that are to be kept
 //   best/<client>/               parameters of the client's best round, and best.json that says which
 //   events.jsonl                 everything the federation said
 //   lock                         the process that has it open
@@ -16,8 +16,10 @@ import { eventsFile } from './events-file.ts';
 import { asideSuffix, copyInto, namesIn, placeWhole, toJson, writeWhole } from './files.ts';
 import { lock } from './lock.ts';
 
-/** How parameters lie in a folder. */
+/** How parameters lie in a folder, and which stay. */
 export interface ParametersFormat {
+  /** Whether a round's parameters are kept for good (default: of no round). */
+  readonly keeps?: (round: number) => boolean;
   write(directory: string, parameters: NamedTensors): Promise<void>;
   read(directory: string): Promise<NamedTensors>;
 }
@@ -35,6 +37,8 @@ export interface RunStore {
   history(): Promise<RoundRecord[]>;
   /** A client's best parameters; undefined if it has none. */
   best(client: string): Promise<(BestRound & { readonly parameters: NamedTensors }) | undefined>;
+  /** A client's parameters after a round that was kept. @throws if they are not there. */
+  parameters(client: string, round: number): Promise<NamedTensors>;
   /** @throws if the client has none. */
   bestParameters(client: string): Promise<NamedTensors>;
   /** Lets other processes in. */
@@ -171,6 +175,7 @@ async function openLocked(
       });
     }
     for (let round = last.round - 2; round >= 0; round--) {
+      if (format.keeps?.(round)) continue;
       const old = (await namesIn(folder(round))).filter((name) => name !== 'round.json');
       for (const client of old) await rm(join(folder(round), client), { recursive: true });
     }
@@ -210,6 +215,7 @@ async function openLocked(
     },
     history: async () => Promise.all((await completeRounds()).map(recordOf)),
     best,
+    parameters: (client, round) => format.read(join(folder(round), client)),
     async bestParameters(client) {
       const found = await best(client);
       if (!found) throw new Error(`run: ${directory} has no best parameters of "${client}"`);

@@ -1,9 +1,9 @@
 // A RecFormer on disk, or a BERT-family encoder that becomes the start of one.
 import { createHash } from 'node:crypto';
 import { existsSync } from 'node:fs';
-import { mkdir } from 'node:fs/promises';
+import { mkdir, writeFile } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
-import { float32, type StoredTensor } from '@fellrec/graph';
+import { type Float32Tensor, float32, type NamedTensors, type StoredTensor } from '@fellrec/graph';
 import { readJsonObject } from '../checkpoint/json.ts';
 import {
   readSafetensorsIndex,
@@ -17,6 +17,7 @@ import {
   localProjections,
   parseEncoderConfig,
   type RecformerConfig,
+  recformerConfigJson,
   recformerTensors,
 } from './config.ts';
 
@@ -77,6 +78,25 @@ export async function openRecformer(
     unused,
     family,
   };
+}
+
+/** All tensors as float32, to be trained. */
+export async function readParameters({ tensors }: RecformerCheckpoint): Promise<NamedTensors> {
+  const parameters = new Map<string, Float32Tensor>();
+  for (const [name, stored] of tensors) parameters.set(name, await readTensor(stored));
+  return parameters;
+}
+
+/** Writes (or replaces) a RecFormer's two files. A tokenizer is not among them: it is the start's. */
+export async function writeRecformer(
+  directory: string,
+  config: RecformerConfig,
+  tensors: NamedTensors,
+): Promise<void> {
+  await mkdir(directory, { recursive: true });
+  await writeSafetensors(join(directory, 'model.safetensors'), tensors);
+  const json = `${JSON.stringify(recformerConfigJson(config), undefined, 2)}\n`;
+  await writeFile(join(directory, 'config.json'), json);
 }
 
 /** What a tensor is called inside the encoder: `module.` is DistributedDataParallel's, the others a task head's. */

@@ -58,6 +58,7 @@ export interface EncodeOptions {
 
 export interface EncoderModel {
   readonly checkpoint: RecformerCheckpoint;
+  readonly pooling: RecformerConfig['pooling'];
   /** One vector a sequence, [sequences, d]. */
   encode(
     sequences: readonly ItemSequence[],
@@ -198,6 +199,7 @@ export function encoderModel(
 
   return {
     checkpoint,
+    pooling,
     async encode(sequences, parameters, { attention, pooling: pool = pooling } = {}) {
       if (sequences.length === 0) return float32([], [0, config.hiddenSize]);
       const form = attention ?? formOf(sequences);

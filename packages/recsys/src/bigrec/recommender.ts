@@ -1,6 +1,6 @@
 // BIGRec (arXiv 2308.08434): a LLaMA-architecture model, tuned by LoRA, generates the title of the next item; grounding
 // ranks the catalogue by it.
-import { adamW, linearSchedule, type NamedTensors, random } from '@fellrec/graph';
+import { type NamedTensors, random } from '@fellrec/graph';
 import {
   type Adapter,
   initialAdapter,
@@ -10,7 +10,7 @@ import {
   type Tokenizer,
 } from '@fellrec/models';
 import type { Catalogue } from '../catalogue.ts';
-import { cutoffs, metricsOf } from '../metrics.ts';
+import { evaluated, evaluatedItems } from '../evaluation.ts';
 import { type Domain, parseAnswer } from '../prompt.ts';
 import { rank } from '../ranking.ts';
 import type {
@@ -22,6 +22,7 @@ import type {
   TrainResult,
 } from '../recommender.ts';
 import type { Sample } from '../samples.ts';
+import { fit } from '../training.ts';
 import { catalogueVectors, nearness, textVectors } from './grounding.ts';
 import { promptTokens, type TextOptions, trainingSequence } from './text.ts';
 
@@ -42,6 +43,8 @@ export interface BigrecOptions {
   /** Of the computation of the catalogue's vectors. */
   readonly onProgress?: (done: number, total: number) => void;
 }
+
+type DropoutSeed = readonly [number, ...(string | number)[]];
 
 export function bigrec(options: BigrecOptions): Recommender {
   const { model, tokenizer, catalogue, lora, lossOn, beams, maxNewTokens, generationBatch, cacheDir } =
@@ -70,40 +73,15 @@ export function bigrec(options: BigrecOptions): Recommender {
   ): Promise<TrainResult> {
     await model.release('prompt', 'decode');
     const sequences = samples.map((sample) => trainingSequence(sample, lossOn, text).value);
-    const optimizer = adamW({ weightDecay: o.weightDecay, clipNorm: o.clipNorm });
-    const steps = o.epochs * Math.ceil(samples.length / o.batchSize);
-    let parameters = start;
-    let state = optimizer.init(parameters);
-    let step = 0;
-    let weightedLoss = 0;
-    const tokens = { real: 0, computed: 0, padding: 0 };
-    for (let epoch = 0; epoch < o.epochs; epoch++)
-      for (const batch of batches(sequences, o.batchSize, [...o.stream, 'order', epoch])) {
-        const dropoutSeed = [...o.stream, 'dropout', step] as const;
-        const found = await model.gradients(batch, adapter(parameters), {
-          microBatch: o.microBatch,
-          dropoutSeed,
-        });
-        if (!Number.isFinite(found.loss))
-          throw new Error(
-            `bigrec: the loss is ${found.loss} at step ${step + 1} of ${steps}; lower the learning rate`,
-          );
-        const rate = o.learningRate * linearSchedule(step, steps, o.warmupSteps);
-        ({ parameters, state } = optimizer.update(parameters, found.gradients, state, rate));
-        weightedLoss += found.loss * batch.length;
-        tokens.real += found.tokens.real;
-        tokens.computed += found.tokens.computed;
-        tokens.padding += found.tokens.padding;
-        step++;
-        o.onStep?.({ step, steps, loss: found.loss });
-      }
-    return { parameters, loss: weightedLoss / (o.epochs * samples.length), tokens };
+    const gradients = (batch: readonly Sequence[], parameters: NamedTensors, dropoutSeed: DropoutSeed) =>
+      model.gradients(batch, adapter(parameters), { microBatch: o.microBatch, dropoutSeed });
+    return fit({ name: 'bigrec', examples: () => sequences, gradients }, start, o);
   }
 
   async function recommend(
     queries: readonly Pick<Sample, 'history' | 'seen'>[],
     parameters: NamedTensors,
-    { k, seed, onProgress }: RecommendOptions,
+    { k, seed, rankSeen, onProgress }: RecommendOptions,
   ): Promise<Recommended[]> {
     const items = await titles();
     const prompts = queries.map(({ history }) => promptTokens(history, maxNewTokens, text));
@@ -124,7 +102,7 @@ export function bigrec(options: BigrecOptions): Recommender {
       const scores = nearness(place, items);
       const ranked = rank(scores, {
         k,
-        exclude: queries[index]!.seen,
+        exclude: rankSeen ? [] : queries[index]!.seen,
         random: random(seed, 'ties', index),
       });
       return {
@@ -136,7 +114,7 @@ export function bigrec(options: BigrecOptions): Recommender {
   }
 
   return {
-    initialParameters: (seed) => initialAdapter(config, lora, seed),
+    initialParameters: async (seed) => initialAdapter(config, lora, seed),
     train,
     truncated: (samples) =>
       samples.filter((sample) => trainingSequence(sample, lossOn, text).dropped > 0).length,
@@ -149,27 +127,8 @@ export function bigrec(options: BigrecOptions): Recommender {
     async evaluate(samples, parameters, o): Promise<Evaluated> {
       // Ranking holds copies of the weights of its own; training's would double the peak.
       await model.release('train', 'prefix', 'prefixGradients');
-      const ranked = await recommend(samples, parameters, { ...o, k: Math.max(...cutoffs) });
-      const metrics = ranked.map(({ items }, i) =>
-        metricsOf(
-          items.map(({ item }) => item),
-          samples[i]!.targets,
-        ),
-      );
-      return { metrics, truncated: ranked.filter(({ dropped }) => dropped > 0).length };
+      return evaluated(await recommend(samples, parameters, { ...o, k: evaluatedItems }), samples);
     },
     dispose: () => model.release(),
   };
-}
-
-/** Shuffled batches. */
-function batches(
-  sequences: readonly Sequence[],
-  size: number,
-  stream: readonly [number, ...(string | number)[]],
-): Sequence[][] {
-  const order = random(...stream).shuffle(sequences);
-  return Array.from({ length: Math.ceil(order.length / size) }, (_, i) =>
-    order.slice(i * size, (i + 1) * size),
-  );
 }

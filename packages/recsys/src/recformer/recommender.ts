@@ -1,0 +1,163 @@
+// RecFormer (arXiv 2305.13731): histories and items are texts, one encoder makes vectors of both, cosines rank the
+// catalogue.
+import { type Float32Tensor, type NamedTensors, random } from '@fellrec/graph';
+import {
+  adaptedEncoderProjections,
+  type EncoderModel,
+  type EncoderParameters,
+  freshAdapter,
+  type LabelledSequence,
+  type LoraConfig,
+  readParameters,
+  type Tokenizer,
+  unitRows,
+} from '@fellrec/models';
+import type { Catalogue } from '../catalogue.ts';
+import { evaluated, evaluatedItems } from '../evaluation.ts';
+import { rank } from '../ranking.ts';
+import type {
+  Evaluated,
+  EvaluateOptions,
+  Recommended,
+  Recommender,
+  RecommendOptions,
+  TrainOptions,
+  TrainResult,
+} from '../recommender.ts';
+import type { Sample } from '../samples.ts';
+import { fit } from '../training.ts';
+import { encodeSorted, itemTable } from './items.ts';
+import { itemText } from './text.ts';
+
+export interface RecformerOptions {
+  readonly model: EncoderModel;
+  readonly tokenizer: Tokenizer;
+  readonly catalogue: Catalogue;
+  /** Of an item, in their order; `title` is the title. */
+  readonly attributes: readonly string[];
+  /** What is trained: an adapter, or all tensors of the encoder. */
+  readonly tune: LoraConfig | 'full';
+  /** Divides the cosines. */
+  readonly temperature: number;
+  /** Items that a target is compared with: all, or so many others drawn for each sample. */
+  readonly negatives: 'all' | number;
+  readonly cacheDir: string;
+  /** Of the computation of item vectors. */
+  readonly onProgress?: (done: number, total: number) => void;
+}
+
+export function recformer(options: RecformerOptions): Recommender {
+  const { model, catalogue, tune, temperature, negatives, cacheDir, onProgress } = options;
+  const { checkpoint } = model;
+  const text = itemText({ ...options, config: checkpoint.config });
+  const parameters = (tensors: NamedTensors): EncoderParameters =>
+    tune === 'full' ? { tensors } : { lora: tune, tensors };
+  const table = itemTable({
+    model,
+    sequences: catalogue.items.map((_, item) => text.item(item).sequence),
+    parameters,
+    cacheDir,
+    onProgress,
+  });
+
+  /** The items that a sample of item `label` is compared with, the label first. */
+  function candidates(label: number, stream: readonly [number, ...(string | number)[]]): readonly number[] {
+    const { integer } = random(...stream);
+    const drawn = new Set([label]);
+    while (drawn.size <= Math.min(negatives as number, catalogue.items.length - 1))
+      drawn.add(integer(catalogue.items.length));
+    return [...drawn];
+  }
+
+  /** Each epoch draws one target from each sample's items, and learns it from the items before it, which may be none. */
+  function examples(
+    samples: readonly Sample[],
+    stream: TrainOptions['stream'],
+    epoch: number,
+  ): LabelledSequence[] {
+    const { integer } = random(...stream, 'targets', epoch);
+    return samples.map(({ seen, targets }, i) => {
+      const items = [...seen, targets[0]!];
+      const place = integer(items.length);
+      const label = items[place]!;
+      const { sequence } = text.history(items.slice(0, place));
+      return negatives === 'all'
+        ? { sequence, label }
+        : { sequence, label, candidates: candidates(label, [...stream, 'negatives', epoch, i]) };
+    });
+  }
+
+  async function train(
+    samples: readonly Sample[],
+    start: NamedTensors,
+    o: TrainOptions,
+  ): Promise<TrainResult> {
+    const items = await table.vectors(o.items ?? start);
+    const contrast = { items, temperature, microBatch: o.microBatch };
+    return fit(
+      {
+        name: 'recformer',
+        examples: (epoch) => examples(samples, o.stream, epoch),
+        gradients: (batch, tensors, dropoutSeed) =>
+          model.gradients(batch, parameters(tensors), { ...contrast, dropoutSeed }),
+      },
+      start,
+      o,
+    );
+  }
+
+  async function recommend(
+    queries: readonly Pick<Sample, 'seen'>[],
+    tensors: NamedTensors,
+    { k, seed, rankSeen, items, onProgress: onQuery }: RecommendOptions,
+  ): Promise<Recommended[]> {
+    const vectors = await table.vectors(items ?? tensors, { store: true });
+    const fitted = queries.map(({ seen }) => text.history(seen));
+    const sequences = fitted.map(({ sequence }) => sequence);
+    const found = unitRows(await encodeSorted(model, sequences, parameters(tensors), onQuery));
+    return queries.map(({ seen }, index) => {
+      const scores = cosines(found, index, vectors);
+      const ranked = rank(scores, {
+        k,
+        exclude: rankSeen ? [] : seen,
+        random: random(seed, 'ties', index),
+      });
+      return {
+        items: ranked.map((item) => ({ item, score: scores[item]! })),
+        dropped: fitted[index]!.dropped,
+      };
+    });
+  }
+
+  return {
+    initialParameters: async (seed) =>
+      tune === 'full'
+        ? readParameters(checkpoint)
+        : freshAdapter(adaptedEncoderProjections(checkpoint.config, tune), tune, seed),
+    train,
+    truncated: (samples) => samples.filter(({ seen }) => text.history(seen).dropped > 0).length,
+    async loss(samples, tensors, items = tensors) {
+      const batch = samples.map(({ seen, targets }) => ({
+        sequence: text.history(seen).sequence,
+        label: targets[0]!,
+      }));
+      return model.loss(batch, parameters(tensors), { items: await table.vectors(items), temperature });
+    },
+    recommend,
+    async evaluate(samples, tensors, o: EvaluateOptions): Promise<Evaluated> {
+      return evaluated(await recommend(samples, tensors, { ...o, k: evaluatedItems }), samples);
+    },
+    dispose: () => model.release(),
+  };
+}
+
+/** The cosine of a unit row with every item's, [items]. */
+function cosines(rows: Float32Tensor, row: number, items: Float32Tensor): Float64Array {
+  const [count, d] = items.dims as [number, number];
+  const vector = rows.data.subarray(row * d, (row + 1) * d);
+  return Float64Array.from({ length: count }, (_, item) => {
+    let sum = 0;
+    for (let k = 0, at = item * d; k < d; k++, at++) sum += vector[k]! * items.data[at]!;
+    return sum;
+  });
+}

@@ -1,0 +1,61 @@
+// Local training, the same for all recommenders: shuffled batches, AdamW, a linear schedule over the client's own steps.
+import { adamW, linearSchedule, type NamedTensors, random } from '@fellrec/graph';
+import type { StepResult } from '@fellrec/models';
+import type { TrainOptions, TrainResult } from './recommender.ts';
+
+export interface Fitting<Example> {
+  /** Whose name errors begin with. */
+  readonly name: string;
+  /** What is learned from in an epoch; as many each time. */
+  readonly examples: (epoch: number) => readonly Example[];
+  readonly gradients: (
+    batch: readonly Example[],
+    parameters: NamedTensors,
+    dropoutSeed: readonly [number, ...(string | number)[]],
+  ) => Promise<StepResult>;
+}
+
+/** @throws on a loss that is no number, naming the step. */
+export async function fit<Example>(
+  { name, examples, gradients }: Fitting<Example>,
+  start: NamedTensors,
+  o: TrainOptions,
+): Promise<TrainResult> {
+  const optimizer = adamW({ weightDecay: o.weightDecay, clipNorm: o.clipNorm });
+  const count = examples(0).length;
+  const steps = o.epochs * Math.ceil(count / o.batchSize);
+  let parameters = start;
+  let state = optimizer.init(parameters);
+  let step = 0;
+  let weightedLoss = 0;
+  const tokens = { real: 0, computed: 0, padding: 0 };
+  for (let epoch = 0; epoch < o.epochs; epoch++)
+    for (const batch of batches(examples(epoch), o.batchSize, [...o.stream, 'order', epoch])) {
+      const found = await gradients(batch, parameters, [...o.stream, 'dropout', step]);
+      if (!Number.isFinite(found.loss))
+        throw new Error(
+          `${name}: the loss is ${found.loss} at step ${step + 1} of ${steps}; lower the learning rate`,
+        );
+      const rate = o.learningRate * linearSchedule(step, steps, o.warmupSteps);
+      ({ parameters, state } = optimizer.update(parameters, found.gradients, state, rate));
+      weightedLoss += found.loss * batch.length;
+      tokens.real += found.tokens.real;
+      tokens.computed += found.tokens.computed;
+      tokens.padding += found.tokens.padding;
+      step++;
+      o.onStep?.({ step, steps, loss: found.loss });
+    }
+  return { parameters, loss: weightedLoss / (o.epochs * count), tokens };
+}
+
+/** Shuffled batches. */
+function batches<T>(
+  examples: readonly T[],
+  size: number,
+  stream: readonly [number, ...(string | number)[]],
+): T[][] {
+  const order = random(...stream).shuffle(examples);
+  return Array.from({ length: Math.ceil(order.length / size) }, (_, i) =>
+    order.slice(i * size, (i + 1) * size),
+  );
+}
