@@ -1,5 +1,5 @@
 // The command line. Commands are loaded when they run, so that help is quick.
-import { Command, CommanderError, InvalidArgumentError } from 'commander';
+import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
 import { exitCodes } from './exit-codes.ts';
 
 const json = ['--json', 'print the result as JSON'] as const;
@@ -16,6 +16,9 @@ export function program(): Command {
   root
     .command('quickstart')
     .description('train FELLRec, FedAvg and local models on the embedded sample and compare them')
+    .addOption(
+      new Option('--backend <name>', 'which recommender').choices(['bigrec', 'recformer']).default('bigrec'),
+    )
     .option('--runs <folder>', 'folder of the runs', 'runs')
     .option(...json)
     .action(async (options) => (await import('./commands/quickstart.ts')).run(options));

@@ -45,6 +45,7 @@ export {
   unitRow,
   unitRows,
 } from './recformer/model.ts';
+export { writeRandomRecformer } from './recformer/random-start.ts';
 export { sentenceVectors } from './recformer/sentences.ts';
 export { type Fitted, itemSequence, type TokenisedItem } from './recformer/sequence.ts';
 export { loadTokenizer, type Tokenizer } from './tokenizer.ts';
