@@ -27,6 +27,7 @@ export { readAdapter, writeAdapter } from './peft.ts';
 export { type Base, bases, type QuantizeOptions, quantizeBase } from './quantize.ts';
 export type { ItemSequence } from './recformer/batch.ts';
 export {
+  holdsEncoder,
   openRecformer,
   type RecformerCheckpoint,
   readParameters,

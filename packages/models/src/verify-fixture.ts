@@ -1,14 +1,12 @@
 // A golden fixture of either architecture, recomputed.
-import { join } from 'node:path';
-import { readJsonObject } from './checkpoint/json.ts';
+import { holdsEncoder } from './recformer/checkpoint.ts';
 import { verifyRecformer } from './recformer/verify.ts';
 import type { VerifiedGroup } from './verified.ts';
 import { verifyLlama } from './verify.ts';
 
 /** How far everything that a fixture's folder holds is from what we compute. @throws if a file of it is missing. */
 export async function verifyFixture(directory: string, cacheDir: string): Promise<VerifiedGroup[]> {
-  const { model_type } = await readJsonObject(join(directory, 'config.json'));
-  return model_type === 'longformer'
+  return (await holdsEncoder(directory))
     ? verifyRecformer(directory, cacheDir)
     : verifyLlama(directory, cacheDir);
 }

@@ -1,5 +1,12 @@
 import { elementCount } from '@fellrec/graph';
-import { openCheckpoint, verifyFixture } from '@fellrec/models';
+import {
+  type Checkpoint,
+  holdsEncoder,
+  openCheckpoint,
+  openRecformer,
+  type RecformerCheckpoint,
+  verifyFixture,
+} from '@fellrec/models';
 import { exitCodes } from '../exit-codes.ts';
 import { print } from '../output.ts';
 import { table } from '../table.ts';
@@ -10,7 +17,7 @@ interface Options {
 }
 
 export async function runInfo(path: string, { cache, json }: Options): Promise<void> {
-  const { config, tensors, hash, unused, directory } = await openCheckpoint(path, { cacheDir: cache });
+  const { config, tensors, hash, unused, directory } = await openAny(path, cache);
   const parameters = [...tensors].reduce(
     (n, [name, { dims }]) => n + (unused.includes(name) ? 0 : elementCount(dims)),
     0,
@@ -27,6 +34,11 @@ export async function runInfo(path: string, { cache, json }: Options): Promise<v
     ['unused tensors', unused.join(', ') || 'none'],
   ];
   print(info, rows.map(([key, value]) => `${key!.padEnd(20)} ${value}`).join('\n'), { json: json ?? false });
+}
+
+/** An encoder if its config.json says so, else a LLaMA. */
+async function openAny(path: string, cacheDir: string): Promise<Checkpoint | RecformerCheckpoint> {
+  return (await holdsEncoder(path)) ? openRecformer(path, { cacheDir }) : openCheckpoint(path, { cacheDir });
 }
 
 export async function runVerify(folder: string, { cache, json }: Options): Promise<void> {

@@ -14,6 +14,7 @@ import {
 import { assertTensors, contentHash, filesOf, readWeights } from '../checkpoint/weights.ts';
 import {
   type EncoderFamily,
+  encoderTypes,
   localProjections,
   parseEncoderConfig,
   type RecformerConfig,
@@ -78,6 +79,14 @@ export async function openRecformer(
     unused,
     family,
   };
+}
+
+/** Whether a folder's config.json is one of an encoder. */
+export async function holdsEncoder(path: string): Promise<boolean> {
+  const file = join(path, 'config.json');
+  if (!existsSync(file)) return false;
+  const { model_type } = await readJsonObject(file);
+  return encoderTypes.some((type) => type === model_type);
 }
 
 /** All tensors as float32, to be trained. */

@@ -38,8 +38,11 @@ export interface TextLimits {
   readonly maxTokens: number;
 }
 
+/** `model_type` of config.json. */
+export const encoderTypes = ['longformer', 'roberta', 'bert'] as const;
+
 /** What a configuration describes: a RecFormer, or an encoder without its tables. */
-export type EncoderFamily = 'recformer' | 'longformer' | 'roberta' | 'bert';
+export type EncoderFamily = 'recformer' | (typeof encoderTypes)[number];
 
 const size = z
   .number()
@@ -80,7 +83,7 @@ export function parseEncoderConfig(
   source: string,
 ): { readonly config: RecformerConfig; readonly family: EncoderFamily; readonly typeRows: number } {
   const modelType = z.looseObject({ model_type: z.string() }).safeParse(json).data?.model_type;
-  if (modelType && !['longformer', 'roberta', 'bert'].includes(modelType))
+  if (modelType && !encoderTypes.some((type) => type === modelType))
     throw new Error(
       `model: ${source}: unsupported architecture "${modelType}"; supported by recformer: longformer (RecFormer), roberta, bert`,
     );
@@ -91,7 +94,7 @@ export function parseEncoderConfig(
     );
   const c = parsed.data;
   const family: EncoderFamily =
-    c.token_type_size !== undefined ? 'recformer' : (c.model_type as 'longformer' | 'roberta' | 'bert');
+    c.token_type_size !== undefined ? 'recformer' : (c.model_type as (typeof encoderTypes)[number]);
   const headDim = c.hidden_size / c.num_attention_heads;
   const windows = [c.attention_window ?? defaults.window].flat();
   const [attentionWindow] = windows as [number, ...number[]];

@@ -1,0 +1,147 @@
+// The second recommender, end to end: train, evaluate, recommend, go on, with an adapter and with all tensors.
+import { copyFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { writeRandomRecformer } from '@fellrec/models';
+import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
+import { embeddedModel, fellrec, filesOf, readJson, type Workspace, workspace } from './shared.ts';
+
+// Each test trains several times, beside other tests.
+vi.setConfig({ testTimeout: 300_000, hookTimeout: 300_000 });
+
+let place: Workspace;
+let encoder: string;
+
+beforeAll(async () => {
+  place = await workspace();
+  encoder = join(place.folder, 'encoder');
+  await writeRandomRecformer(
+    encoder,
+    {
+      vocabularySize: 512,
+      hiddenSize: 16,
+      intermediateSize: 32,
+      layerCount: 2,
+      headCount: 2,
+      headDim: 8,
+      positionCount: 130,
+      tokenTypeCount: 4,
+      itemPositionCount: 11,
+      attentionWindow: 16,
+      normEpsilon: 1e-5,
+      pooling: 'cls',
+      startId: 1,
+      padId: 0,
+      limits: { maxAttributes: 3, maxAttributeLength: 16, maxItems: 10, maxTokens: 128 },
+    },
+    1,
+  );
+  await copyFile(join(embeddedModel, 'tokenizer.json'), join(encoder, 'tokenizer.json'));
+});
+afterAll(() => place?.remove());
+
+const config = (
+  name: string,
+  recformer: Record<string, unknown> = {},
+  rest: Parameters<Workspace['config']>[0] = {},
+) =>
+  place.config({
+    name,
+    recommender: 'recformer',
+    model: { path: encoder, maxTokens: 128 },
+    lora: { rank: 2, alpha: 4 },
+    training: { batchSize: 4, learningRate: 0.01 },
+    recformer,
+    ...rest,
+  });
+
+describe.each([
+  ['lora', ['adapter_config.json', 'adapter_model.safetensors']],
+  ['full', ['config.json', 'model.safetensors']],
+] as const)('%s', (tune, files) => {
+  test('trains, evaluates and recommends', async () => {
+    const trained = await fellrec('train', '-c', await config(tune, { tune }), '--json');
+    expect(trained.stderr).toContain('item vectors 100 %');
+    expect(trained.code).toBe(0);
+    const result = JSON.parse(trained.stdout);
+    expect(result).toMatchObject({ name: tune, strategy: 'fellrec', rounds: 2 });
+    const best = Object.keys(await filesOf(join(place.run(tune), 'best')));
+    expect(best.filter((file) => file.startsWith('client-0/'))).toEqual(
+      [...files, 'best.json'].map((file) => `client-0/${file}`).sort(),
+    );
+
+    const again = JSON.parse((await fellrec('evaluate', place.run(tune), '--json')).stdout);
+    expect(again.pooled).toEqual(result.pooled);
+
+    const asked = [
+      'recommend',
+      place.run(tune),
+      '--client',
+      'client-1',
+      '--history',
+      'Titanfall 2 - PlayStation 4',
+    ];
+    const { items } = JSON.parse((await fellrec(...asked, '-k', '3', '--json')).stdout);
+    expect(items).toHaveLength(3);
+    expect(items[0].score).toBeGreaterThanOrEqual(items[1].score);
+  });
+
+  test('goes on from an item table of an earlier round as if it had never stopped', async () => {
+    const table = { tune, itemTable: { every: 2, stage1Rounds: 3 } };
+    const rounds = (count: number) => ({ federation: { rounds: count, patience: 9 } });
+    const [whole, parts] = [`${tune}-whole`, `${tune}-parts`];
+    await fellrec('train', '-c', await config(whole, table, rounds(5)));
+    for (const [count, resume] of [
+      [1, []],
+      [4, ['--resume']],
+      [5, ['--resume']],
+    ] as const) {
+      const { code } = await fellrec('train', '-c', await config(parts, table, rounds(count)), ...resume);
+      expect(code).toBe(0);
+    }
+    const outcome = async (name: string) => {
+      const { pooled, clients } = await readJson(place.run(name), 'result.json');
+      const { validation, losses } = await readJson(place.run(name), 'rounds', '0004', 'round.json');
+      return { pooled, clients, validation, losses, best: await filesOf(join(place.run(name), 'best')) };
+    };
+    expect(await outcome(parts)).toEqual(await outcome(whole));
+    // The table of rounds 3 to 5 (from 1) is that of round 3, which began with what round 2 left.
+    const kept = Object.keys(await filesOf(join(place.run(whole), 'rounds')))
+      .filter((file) => file.includes('client-0/'))
+      .map((file) => file.split('/')[0]);
+    expect([...new Set(kept)]).toEqual(['0001', '0003', '0004']);
+    // A frozen table is another model than a fresh one.
+    const fresh = `${tune}-fresh`;
+    await fellrec('train', '-c', await config(fresh, { tune }, rounds(5)));
+    expect((await outcome(fresh)).losses).not.toEqual((await outcome(whole)).losses);
+  });
+});
+
+test('one adapter, every strategy, and a history that may be ranked', async () => {
+  for (const strategy of ['fellrec', 'fedavg', 'local', 'centralized']) {
+    const file = await config(strategy, {}, { federation: { strategy, rounds: 1 } });
+    expect((await fellrec('train', '-c', file)).code).toBe(0);
+  }
+  const evaluation = { maskHistory: false };
+  const file = await config('unmasked', {}, { evaluation, federation: { strategy: 'local', rounds: 1 } });
+  expect((await fellrec('train', '-c', file)).code).toBe(0);
+  const { evaluation: stored } = await readJson(place.run('unmasked'), 'config.json');
+  expect(stored).toEqual(evaluation);
+});
+
+test('a trained encoder is a checkpoint like any other', async () => {
+  const info = await fellrec('model', 'info', join(place.run('full'), 'best', 'client-0'), '--json');
+  expect(JSON.parse(info.stdout)).toMatchObject({ config: { hiddenSize: 16, pooling: 'cls' }, unused: [] });
+});
+
+test('a language model is no encoder, and an encoder no language model', async () => {
+  const llama = await config('llama', {}, { model: { path: embeddedModel } });
+  const wrong = await fellrec('train', '-c', llama);
+  expect(wrong.code).toBe(1);
+  expect(wrong.stderr).toContain(
+    'unsupported architecture "llama"; supported by recformer: longformer (RecFormer), roberta, bert',
+  );
+  const bigrec = await place.config({ name: 'encoder', model: { path: encoder } });
+  expect((await fellrec('train', '-c', bigrec)).stderr).toContain(
+    'unsupported architecture "longformer"; supported: llama',
+  );
+});
