@@ -26,7 +26,7 @@ beforeAll(async () => {
       positionCount: 130,
       tokenTypeCount: 4,
       itemPositionCount: 11,
-      attentionWindow: 16,
+      attentionWindows: [16, 16],
       normEpsilon: 1e-5,
       pooling: 'cls',
       startId: 1,

@@ -62,7 +62,7 @@ beforeAll(async () => {
       positionCount: 50,
       tokenTypeCount: 4,
       itemPositionCount: 6,
-      attentionWindow: 4,
+      attentionWindows: [4, 4],
       normEpsilon: 1e-5,
       pooling: 'cls',
       startId: 0,

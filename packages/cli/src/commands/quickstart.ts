@@ -69,7 +69,7 @@ const tinyEncoder: RecformerConfig = {
   positionCount: 514,
   tokenTypeCount: 4,
   itemPositionCount: 51,
-  attentionWindow: 32,
+  attentionWindows: [32, 32],
   normEpsilon: 1e-5,
   pooling: 'avg',
   startId: 1,

@@ -22,13 +22,23 @@ const lengthStep = 8;
 /** From this length on blocks are faster than a dense mask: `bench/recformer.ts --attention`. */
 const blocksFrom = 192;
 
-/** Which form is faster for sequences of this length. */
-export function attentionForm(length: number, { attentionWindow }: RecformerConfig): AttentionForm {
-  return length >= Math.max(blocksFrom, 3 * attentionWindow) ? 'blocks' : 'dense';
+/** Whether windows can be computed in blocks: those of one layer have to be parts of another's. */
+export function blocksFit({ attentionWindows }: RecformerConfig): boolean {
+  const widest = Math.max(...attentionWindows);
+  return attentionWindows.every((window) => widest % window === 0);
 }
 
+/** Which form is faster for sequences of this length. */
+export function attentionForm(length: number, config: RecformerConfig): AttentionForm {
+  const long = length >= Math.max(blocksFrom, 3 * Math.max(...config.attentionWindows));
+  return long && blocksFit(config) ? 'blocks' : 'dense';
+}
+
+/** The mask of layers with a window; 0 is that of `full`. */
+export const maskName = (window: number): string => `mask.${window}`;
+
 export interface EncoderBatch {
-  /** ids, positions, tokenTypes, itemPositions, firstRows, firstMask, share and mask, as `programs.ts` wants them. */
+  /** ids, positions, tokenTypes, itemPositions, firstRows, firstMask, share and masks, as `programs.ts` wants them. */
   readonly feeds: Record<string, Tensor>;
   readonly time: number;
 }
@@ -45,7 +55,7 @@ export function encoderBatch(
     throw new Error(
       `model: a sequence has ${longest} tokens, the position table is for ${config.positionCount - 2}`,
     );
-  const step = form === 'blocks' ? config.attentionWindow : lengthStep;
+  const step = form === 'blocks' ? Math.max(...config.attentionWindows) : lengthStep;
   const time = Math.ceil(longest / step) * step;
   const batch = sequences.length;
   const padded = (of: (sequence: ItemSequence) => readonly number[], padding: number) =>
@@ -76,10 +86,14 @@ export function encoderBatch(
       ),
       firstMask: float32(firstMask, [batch, 1, time]),
       share: float32(share, [batch, 1, time]),
-      mask:
-        form === 'blocks'
-          ? windowMask(lengths, time, config.attentionWindow)
-          : denseMask(lengths, time, form === 'full' ? undefined : config.attentionWindow),
+      ...(form === 'full'
+        ? { [maskName(0)]: denseMask(lengths, time, undefined) }
+        : Object.fromEntries(
+            [...new Set(config.attentionWindows)].map((window) => [
+              maskName(window),
+              form === 'blocks' ? windowMask(lengths, time, window) : denseMask(lengths, time, window),
+            ]),
+          )),
     },
   };
 }

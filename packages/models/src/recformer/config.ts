@@ -16,8 +16,8 @@ export interface RecformerConfig {
   readonly tokenTypeCount: number;
   /** Rows of the item position table: 0 is the first token's, the last one padding's. */
   readonly itemPositionCount: number;
-  /** Tokens to both sides that a token attends to, in all. */
-  readonly attentionWindow: number;
+  /** Tokens to both sides that a token attends to, in all, by layer. */
+  readonly attentionWindows: readonly number[];
   readonly normEpsilon: number;
   /** What a sequence's vector is: the first token's hidden state, or the mean over all tokens. */
   readonly pooling: 'cls' | 'avg';
@@ -96,16 +96,19 @@ export function parseEncoderConfig(
   const family: EncoderFamily =
     c.token_type_size !== undefined ? 'recformer' : (c.model_type as (typeof encoderTypes)[number]);
   const headDim = c.hidden_size / c.num_attention_heads;
-  const windows = [c.attention_window ?? defaults.window].flat();
-  const [attentionWindow] = windows as [number, ...number[]];
+  const window = c.attention_window ?? defaults.window;
+  const attentionWindows = Array.isArray(window)
+    ? window
+    : Array.from({ length: c.num_hidden_layers }, () => window);
   const problems = [
     c.hidden_act !== 'gelu' && `hidden_act "${c.hidden_act}" (supported: gelu)`,
     (c.position_embedding_type ?? 'absolute') !== 'absolute' &&
       `position_embedding_type "${c.position_embedding_type}" (supported: absolute)`,
     !Number.isInteger(headDim) && `${c.num_attention_heads} heads that do not divide ${c.hidden_size}`,
-    windows.some((window) => window !== attentionWindow) &&
-      `an attention_window of ${windows.join(', ')} (supported: one for all layers)`,
-    attentionWindow % 2 !== 0 && `an odd attention_window of ${attentionWindow}`,
+    attentionWindows.length !== c.num_hidden_layers &&
+      `${attentionWindows.length} attention_windows for ${c.num_hidden_layers} layers`,
+    attentionWindows.some((window) => window % 2 !== 0) &&
+      `an odd attention_window (${attentionWindows.join(', ')}); one half of it lies on each side`,
     c.token_type_size !== undefined &&
       c.token_type_size !== 4 &&
       `a token_type_size of ${c.token_type_size} (supported: 4)`,
@@ -124,7 +127,7 @@ export function parseEncoderConfig(
     positionCount,
     tokenTypeCount: c.token_type_size ?? 4,
     itemPositionCount,
-    attentionWindow,
+    attentionWindows,
     normEpsilon: c.layer_norm_eps,
     pooling: c.pooler_type ?? 'cls',
     startId: c.cls_token_id ?? c.bos_token_id ?? 0,
@@ -153,7 +156,7 @@ export function recformerConfigJson(config: RecformerConfig): Record<string, unk
     max_position_embeddings: config.positionCount,
     layer_norm_eps: config.normEpsilon,
     hidden_act: 'gelu',
-    attention_window: Array.from({ length: config.layerCount }, () => config.attentionWindow),
+    attention_window: config.attentionWindows,
     type_vocab_size: 1,
     pad_token_id: config.padId,
     bos_token_id: config.startId,

@@ -37,7 +37,7 @@ export interface EncoderContext {
   readonly batch: Dim;
   readonly time: Dim;
   /** What each token reads around it, [tokens, heads * headDim]. Queries are already scaled by 1 / sqrt(headDim). */
-  attend(attended: Attended): Value;
+  attend(layer: number, attended: Attended): Value;
   /**
    * The first tokens: their places (int64 [batch]) and the mask of what they read. Without it they read as all others
    * do, by the ordinary projections.
@@ -76,16 +76,19 @@ export function recformer(
     return adapter.x === x ? [{ weights: add(base.weights, adapter.weights), x }] : [base, adapter];
   }
 
+  const attentionPath = (index: number) => `encoder.layer.${index}.attention.self`;
   const scaled = (queries: Value) => scale(queries, 1 / Math.sqrt(headDim));
 
-  function local(path: string, x: Value, context: EncoderContext): Value {
+  function local(index: number, x: Value, context: EncoderContext): Value {
+    const path = attentionPath(index);
     const paths = ['query', 'key', 'value'].map((name) => `${path}.${name}`);
     const [queries, keys, values] = project(paths, x, context) as [Value, Value, Value];
-    return context.attend({ queries: scaled(queries), keys, values });
+    return context.attend(index, { queries: scaled(queries), keys, values });
   }
 
   /** [batch, d]. */
-  function ofFirst(path: string, x: Value, context: EncoderContext): Value {
+  function ofFirst(index: number, x: Value, context: EncoderContext): Value {
+    const path = attentionPath(index);
     const { batch, time, first } = context;
     const [queries] = project([`${path}.query_global`], gather(x, first!.rows), context) as [Value];
     return firstAttention(
@@ -97,14 +100,14 @@ export function recformer(
     );
   }
 
-  function attention(path: string, x: Value, context: EncoderContext, rows: Value | undefined): Value {
+  function attention(index: number, x: Value, context: EncoderContext, rows: Value | undefined): Value {
     const { batch, time, first } = context;
     const d = config.hiddenSize;
-    if (rows && rows === first?.rows) return ofFirst(path, x, context);
-    const read = local(path, x, context);
+    if (rows && rows === first?.rows) return ofFirst(index, x, context);
+    const read = local(index, x, context);
     if (!first) return rows ? gather(read, rows) : read;
     const others = slice(reshape(read, [batch, time, d]), 1, 1, plus(time, -1));
-    const all = reshape(concat([reshape(ofFirst(path, x, context), [batch, 1, d]), others], 1), x.shape);
+    const all = reshape(concat([reshape(ofFirst(index, x, context), [batch, 1, d]), others], 1), x.shape);
     return rows ? gather(all, rows) : all;
   }
 
@@ -122,7 +125,7 @@ export function recformer(
     },
     layer(index, hidden, context, rows) {
       const path = `encoder.layer.${index}`;
-      const read = attention(`${path}.attention.self`, hidden, context, rows);
+      const read = attention(index, hidden, context, rows);
       const kept = rows ? gather(hidden, rows) : hidden;
       const attended = add(kept, project([`${path}.attention.output.dense`], read, context)[0]!);
       const x = norm(`${path}.attention.output.LayerNorm`, attended);

@@ -23,7 +23,7 @@ import { type LayeredModel, runLayers } from '../layered-model.ts';
 import type { LoraGraph } from '../lora.ts';
 import { gradientName } from '../programs.ts';
 import { windowAttention } from './attention.ts';
-import type { AttentionForm } from './batch.ts';
+import { type AttentionForm, maskName } from './batch.ts';
 import type { RecformerConfig } from './config.ts';
 import type { EncoderContext, EncoderTokens } from './layers.ts';
 
@@ -36,18 +36,25 @@ export interface SequenceGraph {
 
 /** The inputs of a batch of sequences, as `encoderBatch` feeds them. */
 export function sequenceGraph(
-  { headDim, attentionWindow: window }: RecformerConfig,
+  { headDim, attentionWindows }: RecformerConfig,
   form: AttentionForm,
   lora?: LoraGraph,
 ): SequenceGraph {
   const batch = 'batch';
-  const time: Dim = form === 'blocks' ? times('blocks', window) : 'time';
+  // Blocks of the widest window; those of a narrower one are parts of them.
+  const widest = Math.max(...attentionWindows);
+  const time: Dim = form === 'blocks' ? times('blocks', widest) : 'time';
   const rows = times(batch, time);
   const ofTokens = (name: string) => reshape(input(name, 'int64', [batch, time]), [rows]);
-  const mask = input(
-    'mask',
-    'float32',
-    form === 'blocks' ? [batch, 1, 'blocks', window, 2 * window + 1] : [batch, 1, time, time],
+  const blocksOf = (window: number) => times(widest / window, 'blocks');
+  const masks = new Map(
+    form === 'full'
+      ? [[0, input(maskName(0), 'float32', [batch, 1, time, time])] as const]
+      : attentionWindows.map((window) => {
+          const shape: Dim[] =
+            form === 'blocks' ? [batch, 1, blocksOf(window), window, 2 * window + 1] : [batch, 1, time, time];
+          return [window, input(maskName(window), 'float32', shape)] as const;
+        }),
   );
   return {
     tokens: {
@@ -59,10 +66,13 @@ export function sequenceGraph(
     context: {
       batch,
       time,
-      attend: (attended) =>
-        form === 'blocks'
-          ? windowAttention(attended, { batch, blocks: 'blocks', window, headDim, mask })
-          : selfAttention(attended, { batch, time, headDim, mask }).read,
+      attend(layer, attended) {
+        const window = form === 'full' ? 0 : attentionWindows[layer]!;
+        const mask = masks.get(window)!;
+        return form === 'blocks'
+          ? windowAttention(attended, { batch, blocks: blocksOf(window), window, headDim, mask })
+          : selfAttention(attended, { batch, time, headDim, mask }).read;
+      },
       ...(form !== 'full' && {
         first: {
           rows: input('firstRows', 'int64', [batch]),

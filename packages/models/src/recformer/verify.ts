@@ -13,7 +13,7 @@ import {
 import { z } from 'zod';
 import { readSafetensors, readTensor } from '../checkpoint/safetensors.ts';
 import { expectedTensor, namedDifferences, type VerifiedGroup, worse } from '../verified.ts';
-import { encoderBatch, type ItemSequence } from './batch.ts';
+import { blocksFit, encoderBatch, type ItemSequence } from './batch.ts';
 import { openRecformer, type RecformerCheckpoint } from './checkpoint.ts';
 import { type EncoderModel, encoderModel, type LabelledSequence, unitRows } from './model.ts';
 import { itemSequence } from './sequence.ts';
@@ -96,7 +96,7 @@ export async function verifyRecformer(directory: string, cacheDir: string): Prom
     0,
   );
   // Both ways to compute the window, whatever is faster at this length.
-  for (const form of ['dense', 'blocks'] as const) {
+  for (const form of blocksFit(checkpoint.config) ? (['dense', 'blocks'] as const) : (['dense'] as const)) {
     const model = encoderModel(checkpoint, nodeRuntime(), { form });
     await verifyForm(
       model,
