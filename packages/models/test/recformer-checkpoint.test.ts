@@ -141,10 +141,25 @@ describe('refused', () => {
     const opening = opened('pickled', { 'config.json': config, 'recformer_ckpt.bin': new Uint8Array(1) });
     const message = await opening.catch((error: Error) => error.message);
     const path = join(folder, 'pickled');
-    expect(message).toContain('holds PyTorch weights; convert them: python -c "import torch');
-    expect(message).toContain(`torch.load('${join(path, 'recformer_ckpt.bin')}'`);
-    expect(message).toContain(`'${join(path, 'model.safetensors')}')"`);
+    expect(message).toContain('holds PyTorch weights; convert them: python -c "import sys, torch');
+    expect(message).toContain(`" '${join(path, 'recformer_ckpt.bin')}' '${join(path, 'model.safetensors')}'`);
     expect(message).not.toContain('\n');
+  });
+
+  test('what else training leaves in a folder is not to be converted, and paths are quoted', async () => {
+    const files = {
+      'config.json': config,
+      'optimizer.pt': new Uint8Array(1),
+      'weights.bin': new Uint8Array(1),
+    };
+    await expect(opened("kid's", files)).rejects.toThrow(`${folder}/kid'\\''s/weights.bin'`);
+  });
+
+  test('two tensors of one name', async () => {
+    const twice = new Map(tensors);
+    twice.set('longformer.embeddings.LayerNorm.bias', tensors.get('embeddings.LayerNorm.bias')!);
+    const files = { 'config.json': config, 'model.safetensors': safetensors(entriesOf(twice)) };
+    await expect(opened('twice', files)).rejects.toThrow(/both "embeddings.LayerNorm.bias" and "longformer/);
   });
 
   test('what is no folder of an encoder', async () => {

@@ -50,6 +50,7 @@ export function encoderBatch(
 ): EncoderBatch {
   const lengths = sequences.map(({ ids }) => ids.length);
   if (lengths.some((length) => length === 0)) throw new Error('model: a sequence has no token');
+  for (const sequence of sequences) assertKnown(config, sequence);
   const longest = Math.max(...lengths);
   if (longest > config.positionCount - 2)
     throw new Error(
@@ -96,6 +97,19 @@ export function encoderBatch(
           )),
     },
   };
+}
+
+/** @throws if a row of a table is asked for that it does not have. */
+function assertKnown(config: RecformerConfig, { ids, tokenTypes, itemPositions }: ItemSequence): void {
+  for (const [what, values, rows] of [
+    ['token', ids, config.vocabularySize],
+    ['token type', tokenTypes, config.tokenTypeCount],
+    ['item position', itemPositions, config.itemPositionCount],
+  ] as const) {
+    const outside = values.find((row) => !(Number.isInteger(row) && row >= 0 && row < rows));
+    if (outside !== undefined)
+      throw new Error(`model: there is no ${what} ${outside}, the model has ${rows}; is this its tokenizer?`);
+  }
 }
 
 /** [batch, 1, time, time]; without a window every token may read every real one. */

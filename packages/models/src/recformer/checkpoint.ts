@@ -48,10 +48,13 @@ export async function openRecformer(
   const names = await filesOf(path, 'a folder with config.json and model.safetensors');
   const index = await readWeights(path, names);
   if (!index) {
-    const bin = names.find((name) => /\.(bin|pt|pth)$/.test(name));
+    const bin = names.find(
+      (name) =>
+        /\.(bin|pt|pth)$/.test(name) && !/optimizer|scheduler|scaler|rng_state|training_args/.test(name),
+    );
     throw new Error(
       bin
-        ? `model: ${path} holds PyTorch weights; convert them: python -c "import torch, safetensors.torch as s; s.save_file({k: v.clone() for k, v in torch.load('${join(path, bin)}', map_location='cpu', weights_only=True).items()}, '${join(path, 'model.safetensors')}')"`
+        ? `model: ${path} holds PyTorch weights; convert them: ${conversion(join(path, bin), join(path, 'model.safetensors'))}`
         : `model: ${path} holds no model.safetensors or model.safetensors.index.json`,
     );
   }
@@ -62,7 +65,7 @@ export async function openRecformer(
     ...parsed,
     config: { ...parsed.config, startId: await firstToken(path, names, parsed) },
   };
-  const named = withoutPrefixes(index);
+  const named = withoutPrefixes(index, path);
   assertTensors(sourceTensors({ config, family, typeRows: parsed.typeRows }), named.index, path);
   const tensors =
     family === 'recformer'
@@ -108,18 +111,36 @@ export async function writeRecformer(
   await writeFile(join(directory, 'config.json'), json);
 }
 
+/** The command line that writes PyTorch's weights as safetensors. */
+function conversion(from: string, to: string): string {
+  const quoted = (text: string) => `'${text.replaceAll("'", `'\\''`)}'`;
+  const program =
+    "import sys, torch, safetensors.torch as s; s.save_file({k: v.clone() for k, v in torch.load(sys.argv[1], map_location='cpu', weights_only=True).items()}, sys.argv[2])";
+  return `python -c "${program}" ${quoted(from)} ${quoted(to)}`;
+}
+
 /** What a tensor is called inside the encoder: `module.` is DistributedDataParallel's, the others a task head's. */
-function withoutPrefixes({ tensors, others }: SafetensorsIndex): {
+function withoutPrefixes(
+  { tensors, others }: SafetensorsIndex,
+  path: string,
+): {
   readonly index: SafetensorsIndex;
   /** The names in the file, by those without prefix. */
   readonly originals: ReadonlyMap<string, string>;
 } {
   const plain = (name: string) => name.replace(/^(module\.)?((longformer|roberta|bert)\.)?/, '');
+  const originals = new Map<string, string>();
+  for (const name of [...tensors.keys(), ...others.keys()]) {
+    const other = originals.get(plain(name));
+    if (other)
+      throw new Error(`model: ${path} has both "${other}" and "${name}"; which one is the encoder's?`);
+    originals.set(plain(name), name);
+  }
   const rename = <T>(map: ReadonlyMap<string, T>) =>
     new Map([...map].map(([name, entry]) => [plain(name), entry]));
   return {
     index: { tensors: rename(tensors), others: rename(others) },
-    originals: new Map([...tensors.keys(), ...others.keys()].map((name) => [plain(name), name])),
+    originals,
   };
 }
 

@@ -83,8 +83,8 @@ export interface EncoderModel {
     parameters: EncoderParameters | undefined,
     options: ContrastOptions,
   ): Promise<number>;
-  /** Frees the compiled programs of some kinds, or all; they are compiled again when needed. */
-  release(...kinds: ProgramKind[]): Promise<void>;
+  /** Frees the compiled programs; they are compiled again when needed. */
+  release(): Promise<void>;
 }
 
 type ProgramKind = 'train' | 'loss' | 'encode' | 'trace';
@@ -125,8 +125,7 @@ export function encoderModel(
     parameters: EncoderParameters | undefined,
     variant: Variant,
   ): Promise<Compiled> {
-    // Tensors in the checkpoint's place are always the same ones: all of them.
-    const trained = parameters && (parameters.lora ?? [...parameters.tensors.keys()].length);
+    const trained = parameters && (parameters.lora ?? [...parameters.tensors.keys()]);
     const key = `${kind} ${JSON.stringify([trained, variant])}`;
     let known = compiled.get(key);
     if (!known) {
@@ -174,6 +173,7 @@ export function encoderModel(
     training: boolean,
     extra: (compiled: Compiled, part: readonly Indexed[], time: number) => Record<string, Tensor>,
   ) {
+    assertLabels(batch, items.dims[0]!);
     const byLength = batch
       .map((labelled, index): Indexed => ({ labelled, index }))
       .sort((a, b) => a.labelled.sequence.ids.length - b.labelled.sequence.ids.length);
@@ -256,12 +256,10 @@ export function encoderModel(
       return loss;
     },
 
-    async release(...kinds) {
-      for (const [key, entry] of compiled) {
-        if (kinds.length > 0 && !kinds.some((kind) => key.startsWith(`${kind} `))) continue;
-        compiled.delete(key);
-        await (await entry).program.dispose();
-      }
+    async release() {
+      const all = await Promise.allSettled(compiled.values());
+      compiled.clear();
+      for (const one of all) if (one.status === 'fulfilled') await one.value.program.dispose();
     },
   };
 }
@@ -279,16 +277,24 @@ function run(program: Program, available: Record<string, Tensor>): Promise<Recor
   );
 }
 
+/** @throws if a label or a candidate is no item, a label is no candidate, or candidates are of different numbers. */
+function assertLabels(batch: readonly LabelledSequence[], items: number): void {
+  const size = batch[0]!.candidates?.length;
+  for (const { label, candidates } of batch) {
+    if (candidates?.length !== size)
+      throw new Error('model: sequences of one batch are compared with different numbers of candidates');
+    const outside = [label, ...(candidates ?? [])].find(
+      (item) => !(Number.isInteger(item) && item >= 0 && item < items),
+    );
+    if (outside !== undefined) throw new Error(`model: there is no item ${outside} among ${items}`);
+    if (candidates && !candidates.includes(label))
+      throw new Error(`model: item ${label} is the label, but none of the candidates`);
+  }
+}
+
 function labelFeeds(part: readonly Indexed[], total: number): Record<string, Tensor> {
   const size = part[0]!.labelled.candidates?.length;
-  if (part.some(({ labelled }) => labelled.candidates?.length !== size))
-    throw new Error('model: sequences of one batch are compared with different numbers of candidates');
-  const labels = part.map(({ labelled: { label, candidates } }) => {
-    if (!candidates) return label;
-    const place = candidates.indexOf(label);
-    if (place < 0) throw new Error(`model: item ${label} is the label, but none of the candidates`);
-    return place;
-  });
+  const labels = part.map(({ labelled: { label, candidates } }) => candidates?.indexOf(label) ?? label);
   return {
     labels: int64(labels, [part.length]),
     weights: float32(new Float32Array(part.length).fill(1 / total), [part.length]),

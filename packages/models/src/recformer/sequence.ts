@@ -10,7 +10,7 @@ export type TokenisedItem = readonly {
 
 export interface Fitted {
   readonly sequence: ItemSequence;
-  /** Items of the history, oldest first, of which no token is left, or not all. */
+  /** Items of the history from the newest one that lost tokens, or its place, to the oldest. */
   readonly dropped: number;
 }
 
