@@ -38,7 +38,7 @@ for (const [step, batch] of batches.entries()) {
   const started = performance.now();
   const found = await model.gradients(batch, { config, tensors: parameters }, options);
   const rate = learningRate * linearSchedule(step, batches.length);
-  ({ parameters, state } = optimizer.update(parameters, found.gradients, state, rate));
+  ({ parameters, state } = optimizer.update(found.gradients, state, rate));
   loss += found.loss / batches.length;
   tokens.computed += found.tokens.computed;
   tokens.padding += found.tokens.padding;

@@ -137,7 +137,7 @@ async function train(
   const norms: number[] = [];
   for (let t = 0; t < steps.length; t++) {
     const { loss, gradients } = await model.gradients(sequences, adapter);
-    const next = optimizer.update(adapter.tensors, gradients, state, lr * (1 - t / steps.length));
+    const next = optimizer.update(gradients, state, lr * (1 - t / steps.length));
     losses.push(loss);
     norms.push(next.gradientNorm);
     state = next.state;

@@ -1,6 +1,6 @@
 // Local training, the same for all recommenders: shuffled batches, AdamW, a linear schedule over the client's own steps.
 import { adamW, linearSchedule, type NamedTensors, random } from '@fellrec/graph';
-import type { StepResult } from '@fellrec/models';
+import type { StepOptions, StepResult } from '@fellrec/models';
 import type { TrainOptions, TrainResult } from './recommender.ts';
 
 export interface Fitting<Example> {
@@ -11,7 +11,7 @@ export interface Fitting<Example> {
   readonly gradients: (
     batch: readonly Example[],
     parameters: NamedTensors,
-    dropoutSeed: readonly [number, ...(string | number)[]],
+    dropoutSeed: NonNullable<StepOptions['dropoutSeed']>,
   ) => Promise<StepResult>;
 }
 
@@ -24,8 +24,8 @@ export async function fit<Example>(
   const optimizer = adamW({ weightDecay: o.weightDecay, clipNorm: o.clipNorm });
   const count = examples(0).length;
   const steps = o.epochs * Math.ceil(count / o.batchSize);
-  let parameters = start;
-  let state = optimizer.init(parameters);
+  let state = optimizer.init(start);
+  let { parameters } = state;
   let step = 0;
   let weightedLoss = 0;
   const tokens = { real: 0, computed: 0, padding: 0 };
@@ -37,7 +37,7 @@ export async function fit<Example>(
           `${name}: the loss is ${found.loss} at step ${step + 1} of ${steps}; lower the learning rate`,
         );
       const rate = o.learningRate * linearSchedule(step, steps, o.warmupSteps);
-      ({ parameters, state } = optimizer.update(parameters, found.gradients, state, rate));
+      ({ parameters, state } = optimizer.update(found.gradients, state, rate));
       weightedLoss += found.loss * batch.length;
       tokens.real += found.tokens.real;
       tokens.computed += found.tokens.computed;

@@ -276,6 +276,14 @@ test('item vectors are computed once for each parameters; only those that were a
   expect(encoded).toBe(26);
 });
 
+test('what clients exchange are weights: no item table, no position ids', async () => {
+  const full = await open({ tune: 'full' }).initialParameters(1);
+  expect([...full.keys()]).toEqual([...model.checkpoint.tensors.keys()]);
+  expect([...full.keys()].filter((name) => /item_embedding\.|position_ids/.test(name))).toEqual([]);
+  const adapter = [...(await open().initialParameters(1)).keys()];
+  expect(adapter.every((name) => /\.(query|value)(_global)?\.lora_[AB]\.weight$/.test(name))).toBe(true);
+});
+
 test('a loss that is no number says where, and what to do', async () => {
   const recommender = open({ temperature: 1e-40 });
   const start = await recommender.initialParameters(1);

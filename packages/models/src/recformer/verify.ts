@@ -176,7 +176,7 @@ async function verifyForm(
   for (const _ of training.losses) {
     const step = await model.gradients(batch, { tensors }, options);
     losses.push(step.loss);
-    ({ parameters: tensors, state } = optimizer.update(tensors, step.gradients, state, training.lr));
+    ({ parameters: tensors, state } = optimizer.update(step.gradients, state, training.lr));
   }
   losses.push(await model.loss(batch, { tensors }, options));
   report('training losses', difference(losses, [...training.losses, training.loss_after]), 1e-4);

@@ -44,8 +44,6 @@ export interface BigrecOptions {
   readonly onProgress?: (done: number, total: number) => void;
 }
 
-type DropoutSeed = readonly [number, ...(string | number)[]];
-
 export function bigrec(options: BigrecOptions): Recommender {
   const { model, tokenizer, catalogue, lora, lossOn, beams, maxNewTokens, generationBatch, cacheDir } =
     options;
@@ -73,9 +71,16 @@ export function bigrec(options: BigrecOptions): Recommender {
   ): Promise<TrainResult> {
     await model.release('prompt', 'decode');
     const sequences = samples.map((sample) => trainingSequence(sample, lossOn, text).value);
-    const gradients = (batch: readonly Sequence[], parameters: NamedTensors, dropoutSeed: DropoutSeed) =>
-      model.gradients(batch, adapter(parameters), { microBatch: o.microBatch, dropoutSeed });
-    return fit({ name: 'bigrec', examples: () => sequences, gradients }, start, o);
+    return fit(
+      {
+        name: 'bigrec',
+        examples: () => sequences,
+        gradients: (batch: readonly Sequence[], parameters, dropoutSeed) =>
+          model.gradients(batch, adapter(parameters), { microBatch: o.microBatch, dropoutSeed }),
+      },
+      start,
+      o,
+    );
   }
 
   async function recommend(
