@@ -25,6 +25,8 @@ import type { RecformerConfig } from './config.ts';
 /** What is known of each token, int64 [tokens] each. */
 export interface EncoderTokens {
   readonly ids: Value;
+  /** Their word embeddings [tokens, d], where they are not to be looked up. */
+  readonly words?: Value;
   /** Rows of the position table. */
   readonly positions: Value;
   /** 0 of the first token, 1 of an attribute's name, 2 of its value, 3 of padding. */
@@ -45,6 +47,9 @@ export interface EncoderContext {
   readonly first?: Pick<FirstAttention, 'mask'> & { readonly rows: Value };
   readonly lora?: Pick<LoraGraph, 'adapt' | 'matrix'>;
 }
+
+/** By far the largest table: a step reads few of its rows. */
+export const wordTable = 'embeddings.word_embeddings.weight';
 
 /** The graph of a checkpoint: its weights stay in their files, but for those that `trained` has as inputs. */
 export function recformer(
@@ -113,10 +118,10 @@ export function recformer(
 
   return {
     layerCount: config.layerCount,
-    embed({ ids, positions, tokenTypes, itemPositions }) {
+    embed({ ids, words, positions, tokenTypes, itemPositions }) {
       const row = (table: string, indices: Value) => gather(get(`embeddings.${table}.weight`), indices);
       const sum = [
-        row('word_embeddings', ids),
+        words ?? row('word_embeddings', ids),
         row('position_embeddings', positions),
         row('token_type_embeddings', tokenTypes),
         row('item_position_embeddings', itemPositions),

@@ -3,6 +3,7 @@
 import {
   type Float32Tensor,
   float32,
+  gather,
   input,
   int64,
   type NamedTensors,
@@ -11,6 +12,7 @@ import {
   type Runtime,
   type Tensor,
   type Value,
+  zeros,
 } from '@fellrec/graph';
 import { dropoutFeeds } from '../batch.ts';
 import type { StepOptions, StepResult } from '../language-model.ts';
@@ -19,7 +21,7 @@ import { gradientName } from '../programs.ts';
 import { type AttentionForm, attentionForm, encoderBatch, type ItemSequence } from './batch.ts';
 import type { RecformerCheckpoint } from './checkpoint.ts';
 import { adaptedEncoderProjections, type RecformerConfig } from './config.ts';
-import { recformer } from './layers.ts';
+import { recformer, wordTable } from './layers.ts';
 import {
   type Contrast,
   contrastiveLoss,
@@ -149,7 +151,10 @@ export function encoderModel(
       loraConfig ? [] : [...tensors].map(([name, { dims }]) => [name, input(name, 'float32', dims)] as const),
     );
     const model = recformer(checkpoint, own);
-    const graph = sequenceGraph(config, form, lora);
+    const read = sequenceGraph(config, form, lora);
+    const table = kind === 'train' ? own.get(wordTable) : undefined;
+    const words = table && gather(table, read.tokens.ids);
+    const graph = words ? { ...read, tokens: { ...read.tokens, words } } : read;
     const make = async (outputs: Outputs) => ({
       program: await runtime.compile(outputs, { prepack: kind !== 'trace' }),
       masks: lora?.masks ?? new Map(),
@@ -158,7 +163,11 @@ export function encoderModel(
     const vectors = pooled(model, graph, pool);
     if (kind === 'encode') return make({ vectors });
     const loss = contrastiveLoss(vectors, contrast!);
-    return make(kind === 'loss' ? { loss } : stepOutputs(loss, lora?.parameters ?? own));
+    if (kind === 'loss') return make({ loss });
+    // The gradient of the rows that were read instead of the whole table's.
+    const variables = new Map(lora?.parameters ?? own);
+    if (words) variables.set(wordTable, words);
+    return make(stepOutputs(loss, variables));
   }
 
   const formOf = (sequences: readonly ItemSequence[]): AttentionForm =>
@@ -193,7 +202,7 @@ export function encoderModel(
       });
       const real = sequences.reduce((n, { ids }) => n + ids.length, 0);
       const computed = sequences.length * time;
-      yield { outputs, tokens: { real, computed, padding: computed - real } };
+      yield { outputs, ids: feeds.ids!, tokens: { real, computed, padding: computed - real } };
     }
   }
 
@@ -222,6 +231,7 @@ export function encoderModel(
       if (batch.length === 0) throw new Error('model: the batch has no sequence; there is nothing to learn');
       const rate = parameters.lora?.dropout ?? 0;
       if (rate > 0 && !dropoutSeed) throw new Error('model: the adapter has dropout; pass dropoutSeed');
+      const words = gradientName(wordTable);
       const sums = new Map<string, Float32Tensor>();
       const tokens = { real: 0, computed: 0, padding: 0 };
       let loss = 0;
@@ -235,14 +245,16 @@ export function encoderModel(
         for (const [name, tensor] of Object.entries(part.outputs)) {
           if (name === 'loss') continue;
           const known = sums.get(name);
-          if (!known) sums.set(name, tensor as Float32Tensor);
-          else addTo(known.data, (tensor as Float32Tensor).data);
+          const found = tensor as Float32Tensor;
+          if (name === words) addRows(sums, name, part.ids, found, config.vocabularySize);
+          else if (!known) sums.set(name, found);
+          else addTo(known.data, found.data);
         }
       }
       const gradients = new Map(
-        [...parameters.tensors].map(([name, { dims, data }]) => [
+        [...parameters.tensors].map(([name, { dims }]) => [
           name,
-          sums.get(gradientName(name)) ?? float32(new Float32Array(data.length), dims),
+          sums.get(gradientName(name)) ?? zeros(dims),
         ]),
       );
       return { loss, gradients, tokens };
@@ -338,6 +350,23 @@ function encoderDropout(
       seed,
     ),
   } as Record<string, Tensor>;
+}
+
+/** Adds the rows of tokens to those of a table. */
+function addRows(
+  sums: Map<string, Float32Tensor>,
+  name: string,
+  ids: Tensor,
+  { data, dims }: Float32Tensor,
+  count: number,
+): void {
+  const d = dims[1]!;
+  const table = sums.get(name) ?? zeros([count, d]);
+  sums.set(name, table);
+  for (let row = 0; row < dims[0]!; row++) {
+    const at = Number(ids.data[row]) * d;
+    for (let i = 0; i < d; i++) table.data[at + i]! += data[row * d + i]!;
+  }
 }
 
 function addTo(sum: Float32Array, added: Float32Array): void {
