@@ -2,7 +2,7 @@
 // and against transformers' Longformer, alternating, from the same random weights on the same batch, so that the losses
 // agree; and our LoRA step, which has no peer here.
 //
-//   node bench/recformer.ts --python PYTHON [--rounds 2] [--steps 2] [--micro-batch 8] [--threads N]
+//   node bench/recformer.ts --python PYTHON [--rounds 2] [--steps 2] [--micro-batch 4] [--threads N]
 //   node bench/recformer.ts --attention [--rounds 5]           which form of our attention is faster, by length
 //   node bench/recformer.ts --items MODEL --data FOLDER        seconds to encode all items' titles
 //
@@ -77,7 +77,7 @@ const { values: o } = parseArgs({
     python: { type: 'string', default: 'python3' },
     rounds: { type: 'string' },
     steps: { type: 'string', default: '2' },
-    'micro-batch': { type: 'string', default: '8' },
+    'micro-batch': { type: 'string', default: '4' },
     attention: { type: 'boolean', default: false },
     items: { type: 'string' },
     data: { type: 'string' },

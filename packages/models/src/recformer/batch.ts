@@ -20,7 +20,7 @@ const masked = -1e9;
 /** Padded lengths are multiples of it, so that few shapes occur. */
 const lengthStep = 8;
 /** From this length on blocks are faster than a dense mask: `bench/recformer.ts --attention`. */
-const blocksFrom = 192;
+const blocksFrom = 320;
 
 /** Whether windows can be computed in blocks: those of one layer have to be parts of another's. */
 export function blocksFit({ attentionWindows }: RecformerConfig): boolean {
