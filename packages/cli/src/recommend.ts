@@ -20,12 +20,18 @@ export interface RecommendRequest {
   readonly k: number;
 }
 
+export interface RecommendedTitles {
+  readonly items: readonly RecommendedTitle[];
+  /** What the model said, where it generates. */
+  readonly answer?: string;
+}
+
 /** @throws if the run has no such client, or the catalogue no such item. */
 export async function recommend(
   directory: string,
   { client, history, k }: RecommendRequest,
   progress: Progress = silent,
-): Promise<{ readonly items: readonly RecommendedTitle[]; readonly answer: string }> {
+): Promise<RecommendedTitles> {
   const { config, partition } = await readRun(directory);
   if (!partition.clients.some(({ name }) => name === client))
     throw new Error(
@@ -47,7 +53,7 @@ export async function recommend(
       options,
     );
     return {
-      answer: found!.answer ?? '',
+      ...(found!.answer !== undefined && { answer: found!.answer }),
       items: found!.items.map(({ item, score }) => ({ ...pick(dataset.catalogue, item), score })),
     };
   } finally {

@@ -82,6 +82,7 @@ describe.each([
     ];
     const { items } = JSON.parse((await fellrec(...asked, '-k', '3', '--json')).stdout);
     expect(items).toHaveLength(3);
+    expect((await fellrec(...asked, '-k', '1')).stdout).toMatch(/^rank +id +title/);
     expect(items[0].score).toBeGreaterThanOrEqual(items[1].score);
   });
 

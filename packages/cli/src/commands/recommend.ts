@@ -13,7 +13,6 @@ interface Options {
 export async function run(directory: string, { json, ...request }: Options): Promise<void> {
   const found = await recommend(directory, request, progressOn(process.stderr));
   const rows = found.items.map(({ id, title }, i) => [`${i + 1}`, id, title]);
-  print(found, `The model said: ${found.answer}\n\n${table(['rank', 'id', 'title'], rows)}`, {
-    json: json ?? false,
-  });
+  const said = found.answer === undefined ? '' : `The model said: ${found.answer}\n\n`;
+  print(found, `${said}${table(['rank', 'id', 'title'], rows)}`, { json: json ?? false });
 }
