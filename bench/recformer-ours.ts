@@ -23,7 +23,6 @@ const { values } = parseArgs({
     cache: string,
     train: string,
     'micro-batch': string,
-    profile: string,
   },
 });
 const o = values as Required<typeof values>;
@@ -31,10 +30,7 @@ const { batch, temperature, learningRate, lora }: RecformerTask = JSON.parse(rea
 const items = (await readSafetensors(o.items)).get('items')!;
 if (items.dtype !== 'float32') throw new Error(`bench: the items' vectors are ${items.dtype}, not float32`);
 const checkpoint = await openRecformer(o.model, { cacheDir: o.cache });
-const runtime = nodeRuntime({
-  threads: Number(o.threads),
-  ...(values.profile && { profileFolder: values.profile }),
-});
+const runtime = nodeRuntime({ threads: Number(o.threads) });
 const model = encoderModel(checkpoint, runtime);
 const options = { items, temperature, microBatch: Number(o['micro-batch']) };
 const optimizer = adamW();

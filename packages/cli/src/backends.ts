@@ -84,8 +84,9 @@ async function openRecformerBackend(
       },
     },
   };
+  const model = encoderModel(limited, runtime, { pooling });
   const recommender = recformer({
-    model: encoderModel(limited, runtime, { pooling }),
+    model,
     tokenizer: await loadTokenizer(checkpoint.directory),
     catalogue: dataset.catalogue,
     attributes: attributes ?? defaultAttributes(dataset),
@@ -98,7 +99,8 @@ async function openRecformerBackend(
   const format: ParametersFormat =
     tune === 'full'
       ? {
-          write: (directory, tensors) => writeRecformer(directory, checkpoint.config, tensors),
+          write: (directory, tensors) =>
+            writeRecformer(directory, { ...checkpoint.config, pooling: model.pooling }, tensors),
           read: async (directory) =>
             readParameters(await openRecformer(directory, { cacheDir: config.cache })),
         }

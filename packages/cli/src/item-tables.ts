@@ -15,16 +15,11 @@ export interface ItemTables {
 
 export function itemTables(config: Config, store: RunStore, initial: NamedTensors): ItemTables {
   const schedule = scheduleOf(config);
-  const known = new Map<string, { readonly round: number; readonly parameters: NamedTensors }>();
   return {
     async of(client, round) {
       const computed = schedule ? tableRound(round, schedule) : round;
       if (computed === round) return undefined;
-      const found = known.get(client);
-      if (found?.round === computed) return found.parameters;
-      const read = computed === 0 ? initial : await store.parameters(client, computed - 1);
-      known.set(client, { round: computed, parameters: read });
-      return read;
+      return computed === 0 ? initial : store.parameters(client, computed - 1);
     },
   };
 }

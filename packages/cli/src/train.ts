@@ -146,7 +146,7 @@ async function evaluateRun(
         ? { metrics: [], truncated: 0 }
         : await recommender.evaluate(test, parameters, {
             seed: config.seed,
-            rankSeen: !config.evaluation.maskHistory,
+            maskHistory: config.evaluation.maskHistory,
             ...(items && { items }),
             onProgress: (done) => progress.report('test users', before + done, total),
           });

@@ -87,6 +87,22 @@ describe('a run', () => {
     expect(await readdir(directory)).toEqual(['thesis.tex']);
   });
 
+  it('keeps parameters of the last two rounds, and of those that its format says, also when it is opened again', async () => {
+    const keeping = { ...format, keeps: (round: number) => round === 1 };
+    const first = await createRun(directory, contents, keeping);
+    await train(first, 5);
+    await first.close();
+    const store = await openRun(directory, keeping);
+    const there: number[] = [];
+    for (let round = 0; round < 5; round++)
+      await store.parameters('a', round).then(
+        () => there.push(round),
+        (error: Error) => expect(error.message).toContain('has no parameters of "a"'),
+      );
+    expect(there).toEqual([1, 3, 4]);
+    await store.close();
+  });
+
   it('that is finished and only read keeps every event', async () => {
     const store = await createRun(directory, contents, format);
     await train(store, 2);

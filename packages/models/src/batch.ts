@@ -185,3 +185,21 @@ export function dropoutFeeds(
     }),
   );
 }
+
+/** Parts of at most `size`, in order. */
+export function chunks<T>(items: readonly T[], size: number): T[][] {
+  if (!(size >= 1)) throw new Error(`model: batches of ${size} sequences; at least 1`);
+  return Array.from({ length: Math.ceil(items.length / size) }, (_, i) =>
+    items.slice(i * size, (i + 1) * size),
+  );
+}
+
+/** Adds a gradient to the sum of its name, in the memory of the first one. */
+export function addTo(sums: Map<string, Float32Tensor>, name: string, tensor: Tensor): void {
+  const known = sums.get(name);
+  if (!known) sums.set(name, tensor as Float32Tensor);
+  else {
+    const added = tensor.data as Float32Array;
+    for (let i = 0; i < known.data.length; i++) known.data[i]! += added[i]!;
+  }
+}

@@ -15,7 +15,6 @@ export {
 export type { LayerContext, LayeredModel } from './layered-model.ts';
 export { llama, type QuantizedBase } from './llama.ts';
 export {
-  type EncoderProjection,
   encoderProjections,
   freshAdapter,
   initialAdapter,
@@ -36,14 +35,12 @@ export {
 export {
   adaptedEncoderProjections,
   type RecformerConfig,
-  type TextLimits,
 } from './recformer/config.ts';
 export {
   type EncoderModel,
   type EncoderParameters,
   encoderModel,
   type LabelledSequence,
-  unitRow,
   unitRows,
 } from './recformer/model.ts';
 export { writeRandomRecformer } from './recformer/random-start.ts';

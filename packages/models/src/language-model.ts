@@ -2,7 +2,9 @@
 // adapter that is passed in with every call, so that one copy of the base weights serves any number of adapters.
 import type { Float32Tensor, NamedTensors, Outputs, Program, Runtime, Tensor, Value } from '@fellrec/graph';
 import {
+  addTo,
   batchOf,
+  chunks,
   dropoutFeeds,
   labelCount,
   labelFeeds,
@@ -364,20 +366,4 @@ function dropoutOf({ dropout }: LoraConfig, seed: StepOptions['dropoutSeed']): D
 
 function adapterFeeds(adapter: Adapter | undefined): Record<string, Tensor> {
   return adapter ? Object.fromEntries(adapter.tensors) : {};
-}
-
-function chunks<T>(items: readonly T[], size: number): T[][] {
-  if (!(size >= 1)) throw new Error(`model: batches of ${size} sequences; at least 1`);
-  return Array.from({ length: Math.ceil(items.length / size) }, (_, i) =>
-    items.slice(i * size, (i + 1) * size),
-  );
-}
-
-function addTo(sums: Map<string, Float32Tensor>, name: string, tensor: Tensor): void {
-  const known = sums.get(name);
-  if (!known) sums.set(name, tensor as Float32Tensor);
-  else {
-    const added = tensor.data as Float32Array;
-    for (let i = 0; i < known.data.length; i++) known.data[i]! += added[i]!;
-  }
 }

@@ -1,5 +1,6 @@
 // Full ranking: every item of the catalogue that the user has not seen, by score.
-import type { Random } from '@fellrec/graph';
+import { type Random, random } from '@fellrec/graph';
+import type { Recommendation, RecommendOptions } from './recommender.ts';
 
 export interface RankingOptions {
   readonly k: number;
@@ -39,6 +40,18 @@ export function rank(scores: ArrayLike<number>, { k, exclude, random }: RankingO
     if (best.length === k) worst = best[k - 1];
   }
   return best.map(({ item }) => item);
+}
+
+/** The best items of query `index` by their scores; `seen` ones are left out unless the history is to be ranked. */
+export function ranked(
+  scores: ArrayLike<number>,
+  seen: readonly number[],
+  index: number,
+  { k, seed, maskHistory = true }: RecommendOptions,
+): Recommendation[] {
+  const exclude = maskHistory ? seen : [];
+  const items = rank(scores, { k, exclude, random: random(seed, 'ties', index) });
+  return items.map((item) => ({ item, score: scores[item]! }));
 }
 
 function above(a: Entry, b: Entry): boolean {

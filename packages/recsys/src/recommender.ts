@@ -78,8 +78,8 @@ export interface Evaluated {
 
 export interface EvaluateOptions {
   readonly seed: number;
-  /** Whether `seen` items are ranked too, as RecFormer's reference does (default: they are left out). */
-  readonly rankSeen?: boolean;
+  /** Whether `seen` items are left out of the ranking (default true); RecFormer's reference ranks them. */
+  readonly maskHistory?: boolean;
   /** What item vectors are computed with, where there are such (default: the parameters asked). */
   readonly items?: NamedTensors;
   readonly onProgress?: (done: number, total: number) => void;

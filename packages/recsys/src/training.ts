@@ -6,7 +6,9 @@ import type { TrainOptions, TrainResult } from './recommender.ts';
 export interface Fitting<Example> {
   /** Whose name errors begin with. */
   readonly name: string;
-  /** What is learned from in an epoch; as many each time. */
+  /** Examples of an epoch. */
+  readonly count: number;
+  /** What is learned from in an epoch. */
   readonly examples: (epoch: number) => readonly Example[];
   readonly gradients: (
     batch: readonly Example[],
@@ -17,12 +19,11 @@ export interface Fitting<Example> {
 
 /** @throws on a loss that is no number, naming the step. */
 export async function fit<Example>(
-  { name, examples, gradients }: Fitting<Example>,
+  { name, count, examples, gradients }: Fitting<Example>,
   start: NamedTensors,
   o: TrainOptions,
 ): Promise<TrainResult> {
   const optimizer = adamW({ weightDecay: o.weightDecay, clipNorm: o.clipNorm });
-  const count = examples(0).length;
   const steps = o.epochs * Math.ceil(count / o.batchSize);
   let state = optimizer.init(start);
   let { parameters } = state;

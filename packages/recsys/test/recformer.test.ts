@@ -162,12 +162,12 @@ test('items are ranked by cosine, and what was seen is left out unless it is to 
   const recommender = open();
   const start = await recommender.initialParameters(1);
   const expected = await plainCosines(samples.map(({ seen }) => seen));
-  for (const rankSeen of [false, true]) {
-    const found = await recommender.recommend(samples, start, { k: 12, seed: 1, rankSeen });
+  for (const maskHistory of [true, false]) {
+    const found = await recommender.recommend(samples, start, { k: 12, seed: 1, maskHistory });
     found.forEach(({ items }, u) => {
       const ranked = titles
         .map((_, item) => item)
-        .filter((item) => rankSeen || !samples[u]!.seen.includes(item));
+        .filter((item) => !maskHistory || !samples[u]!.seen.includes(item));
       expect(items.map(({ item }) => item).sort((a, b) => a - b)).toEqual(ranked);
       // Random vectors lie close: near ties may fall either way, scores may not.
       const scores = items.map(({ score }) => score);

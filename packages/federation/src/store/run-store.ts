@@ -215,7 +215,13 @@ async function openLocked(
     },
     history: async () => Promise.all((await completeRounds()).map(recordOf)),
     best,
-    parameters: (client, round) => format.read(join(folder(round), client)),
+    async parameters(client, round) {
+      if (!(await namesIn(folder(round))).includes(client))
+        throw new Error(
+          `run: ${folder(round)} has no parameters of "${client}", which its item vectors were computed with; start the run again with --force`,
+        );
+      return format.read(join(folder(round), client));
+    },
     async bestParameters(client) {
       const found = await best(client);
       if (!found) throw new Error(`run: ${directory} has no best parameters of "${client}"`);

@@ -269,7 +269,10 @@ function top(e: Emitter, x: string, count: number, output: 0 | 1): string {
   return output === 0 ? values : `${values} indices`;
 }
 
-/** Rows of mean 0 and variance 1, and the inverses of their deviations: one node for both. */
+/**
+ * Rows of mean 0 and variance 1, and the inverses of their deviations: one node for both. Its third output is right on the
+ * CPU; elsewhere it is to be checked before it is used, as that of the root-mean-square norm is not (`rmsInverse`).
+ */
 function standardized(
   e: Emitter,
   x: string,

@@ -14,7 +14,7 @@ export interface RecformerConfig {
   /** Rows of the position table; the m-th token of a sequence, from 1, reads row m + 1. */
   readonly positionCount: number;
   readonly tokenTypeCount: number;
-  /** Rows of the item position table: 0 is the first token's, the last one padding's. */
+  /** Rows of the item position table: 0 is the first token's; the last one is padding's, and the oldest item's. */
   readonly itemPositionCount: number;
   /** Tokens to both sides that a token attends to, in all, by layer. */
   readonly attentionWindows: readonly number[];
@@ -74,7 +74,7 @@ const schema = z.looseObject({
   pooler_type: z.enum(['cls', 'avg']).optional(),
 });
 
-/** RecFormer's own values: FACTS of its published configuration. */
+/** Of the published RecFormer (arXiv 2305.13731). */
 const defaults = { window: 64, maxTokens: 1024, itemPositions: 51, attributes: 3, attributeLength: 32 };
 
 /** @throws naming every field that is missing, wrong, or asks for what we do not compute; `source` is for the message. */
@@ -139,7 +139,7 @@ export function parseEncoderConfig(
       maxTokens: Math.min(c.max_token_num ?? defaults.maxTokens, positionCount - 2),
     },
   };
-  return { config, family, typeRows: c.type_vocab_size ?? 1 };
+  return { config, family, typeRows: c.type_vocab_size ?? (family === 'bert' ? 2 : 1) };
 }
 
 /** The inverse of `parseEncoderConfig`: the config.json of a RecFormer. */

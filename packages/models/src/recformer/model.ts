@@ -14,7 +14,7 @@ import {
   type Value,
   zeros,
 } from '@fellrec/graph';
-import { dropoutFeeds } from '../batch.ts';
+import { addTo, chunks, dropoutFeeds } from '../batch.ts';
 import type { StepOptions, StepResult } from '../language-model.ts';
 import { type LoraConfig, type LoraGraph, loraGraph } from '../lora.ts';
 import { gradientName } from '../programs.ts';
@@ -156,7 +156,7 @@ export function encoderModel(
     const words = table && gather(table, read.tokens.ids);
     const graph = words ? { ...read, tokens: { ...read.tokens, words } } : read;
     const make = async (outputs: Outputs) => ({
-      program: await runtime.compile(outputs, { prepack: kind !== 'trace' }),
+      program: await runtime.compile(outputs, { prepack: kind === 'train' || kind === 'encode' }),
       masks: lora?.masks ?? new Map(),
     });
     if (kind === 'trace') return make(hiddenStates(model, graph));
@@ -186,8 +186,7 @@ export function encoderModel(
     const byLength = batch
       .map((labelled, index): Indexed => ({ labelled, index }))
       .sort((a, b) => a.labelled.sequence.ids.length - b.labelled.sequence.ids.length);
-    for (let at = 0; at < byLength.length; at += microBatch) {
-      const part = byLength.slice(at, at + microBatch);
+    for (const part of chunks(byLength, microBatch)) {
       const sequences = part.map(({ labelled }) => labelled.sequence);
       const form = formOf(sequences);
       const candidates = part[0]!.labelled.candidates?.length ?? 'all';
@@ -244,11 +243,9 @@ export function encoderModel(
         loss += Number(part.outputs.loss!.data[0]);
         for (const [name, tensor] of Object.entries(part.outputs)) {
           if (name === 'loss') continue;
-          const known = sums.get(name);
           const found = tensor as Float32Tensor;
           if (name === words) addRows(sums, name, part.ids, found, config.vocabularySize);
-          else if (!known) sums.set(name, found);
-          else addTo(known.data, found.data);
+          else addTo(sums, name, found);
         }
       }
       const gradients = new Map(
@@ -367,10 +364,6 @@ function addRows(
     const at = Number(ids.data[row]) * d;
     for (let i = 0; i < d; i++) table.data[at + i]! += data[row * d + i]!;
   }
-}
-
-function addTo(sum: Float32Array, added: Float32Array): void {
-  for (let i = 0; i < sum.length; i++) sum[i]! += added[i]!;
 }
 
 /** Rows divided by their norms. */

@@ -10,7 +10,7 @@ export type TokenisedItem = readonly {
 
 export interface Fitted {
   readonly sequence: ItemSequence;
-  /** Items of the history from the newest one that lost tokens, or its place, to the oldest. */
+  /** Items, counted from the oldest, up to the newest of which a token was cut or that was left out. */
   readonly dropped: number;
 }
 

@@ -1,6 +1,6 @@
 // BIGRec (arXiv 2308.08434): a LLaMA-architecture model, tuned by LoRA, generates the title of the next item; grounding
 // ranks the catalogue by it.
-import { type NamedTensors, random } from '@fellrec/graph';
+import type { NamedTensors } from '@fellrec/graph';
 import {
   type Adapter,
   initialAdapter,
@@ -12,7 +12,7 @@ import {
 import type { Catalogue } from '../catalogue.ts';
 import { evaluated, evaluatedItems } from '../evaluation.ts';
 import { type Domain, parseAnswer } from '../prompt.ts';
-import { rank } from '../ranking.ts';
+import { ranked } from '../ranking.ts';
 import type {
   Evaluated,
   Recommended,
@@ -74,6 +74,7 @@ export function bigrec(options: BigrecOptions): Recommender {
     return fit(
       {
         name: 'bigrec',
+        count: sequences.length,
         examples: () => sequences,
         gradients: (batch: readonly Sequence[], parameters, dropoutSeed) =>
           model.gradients(batch, adapter(parameters), { microBatch: o.microBatch, dropoutSeed }),
@@ -86,7 +87,7 @@ export function bigrec(options: BigrecOptions): Recommender {
   async function recommend(
     queries: readonly Pick<Sample, 'history' | 'seen'>[],
     parameters: NamedTensors,
-    { k, seed, rankSeen, onProgress }: RecommendOptions,
+    o: RecommendOptions,
   ): Promise<Recommended[]> {
     const items = await titles();
     const prompts = queries.map(({ history }) => promptTokens(history, maxNewTokens, text));
@@ -97,25 +98,17 @@ export function bigrec(options: BigrecOptions): Recommender {
         maxNewTokens,
         eosIds: config.eosIds,
         batch: generationBatch,
-        ...(onProgress && { onProgress }),
+        ...(o.onProgress && { onProgress: o.onProgress }),
       },
       adapter(parameters),
     );
     const answers = generated.map(([best]) => parseAnswer(tokenizer.decode(best!.ids)));
     const places = await textVectors(answers, model, tokenizer);
-    return places.map((place, index) => {
-      const scores = nearness(place, items);
-      const ranked = rank(scores, {
-        k,
-        exclude: rankSeen ? [] : queries[index]!.seen,
-        random: random(seed, 'ties', index),
-      });
-      return {
-        items: ranked.map((item) => ({ item, score: scores[item]! })),
-        answer: answers[index]!,
-        dropped: prompts[index]!.dropped,
-      };
-    });
+    return places.map((place, index) => ({
+      items: ranked(nearness(place, items), queries[index]!.seen, index, o),
+      answer: answers[index]!,
+      dropped: prompts[index]!.dropped,
+    }));
   }
 
   return {

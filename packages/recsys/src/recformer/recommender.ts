@@ -14,7 +14,7 @@ import {
 } from '@fellrec/models';
 import type { Catalogue } from '../catalogue.ts';
 import { evaluated, evaluatedItems } from '../evaluation.ts';
-import { rank } from '../ranking.ts';
+import { ranked } from '../ranking.ts';
 import type {
   Evaluated,
   EvaluateOptions,
@@ -47,7 +47,10 @@ export interface RecformerOptions {
 }
 
 export function recformer(options: RecformerOptions): Recommender {
-  const { model, catalogue, tune, temperature, negatives, cacheDir, onProgress } = options;
+  const { model, catalogue, tune, temperature, cacheDir, onProgress } = options;
+  const others = catalogue.items.length - 1;
+  const negatives =
+    options.negatives === 'all' || options.negatives >= others ? undefined : options.negatives;
   const { checkpoint } = model;
   const text = itemText({ ...options, config: checkpoint.config });
   const parameters = (tensors: NamedTensors): EncoderParameters =>
@@ -60,12 +63,15 @@ export function recformer(options: RecformerOptions): Recommender {
     onProgress,
   });
 
-  /** The items that a sample of item `label` is compared with, the label first. */
-  function candidates(label: number, stream: readonly [number, ...(string | number)[]]): readonly number[] {
+  /** An item and `count` others, drawn. */
+  function candidates(
+    label: number,
+    count: number,
+    stream: readonly [number, ...(string | number)[]],
+  ): readonly number[] {
     const { integer } = random(...stream);
     const drawn = new Set([label]);
-    while (drawn.size <= Math.min(negatives as number, catalogue.items.length - 1))
-      drawn.add(integer(catalogue.items.length));
+    while (drawn.size <= count) drawn.add(integer(catalogue.items.length));
     return [...drawn];
   }
 
@@ -81,9 +87,9 @@ export function recformer(options: RecformerOptions): Recommender {
       const place = integer(items.length);
       const label = items[place]!;
       const { sequence } = text.history(items.slice(0, place));
-      return negatives === 'all'
+      return negatives === undefined
         ? { sequence, label }
-        : { sequence, label, candidates: candidates(label, [...stream, 'negatives', epoch, i]) };
+        : { sequence, label, candidates: candidates(label, negatives, [...stream, 'negatives', epoch, i]) };
     });
   }
 
@@ -97,6 +103,7 @@ export function recformer(options: RecformerOptions): Recommender {
     return fit(
       {
         name: 'recformer',
+        count: samples.length,
         examples: (epoch) => examples(samples, o.stream, epoch),
         gradients: (batch, tensors, dropoutSeed) =>
           model.gradients(batch, parameters(tensors), { ...contrast, dropoutSeed }),
@@ -109,24 +116,16 @@ export function recformer(options: RecformerOptions): Recommender {
   async function recommend(
     queries: readonly Pick<Sample, 'seen'>[],
     tensors: NamedTensors,
-    { k, seed, rankSeen, items, onProgress: onQuery }: RecommendOptions,
+    o: RecommendOptions,
   ): Promise<Recommended[]> {
-    const vectors = await table.vectors(items ?? tensors, { store: true });
+    const vectors = await table.vectors(o.items ?? tensors, { store: true });
     const fitted = queries.map(({ seen }) => text.history(seen));
     const sequences = fitted.map(({ sequence }) => sequence);
-    const found = unitRows(await encodeSorted(model, sequences, parameters(tensors), onQuery));
-    return queries.map(({ seen }, index) => {
-      const scores = cosines(found, index, vectors);
-      const ranked = rank(scores, {
-        k,
-        exclude: rankSeen ? [] : seen,
-        random: random(seed, 'ties', index),
-      });
-      return {
-        items: ranked.map((item) => ({ item, score: scores[item]! })),
-        dropped: fitted[index]!.dropped,
-      };
-    });
+    const found = unitRows(await encodeSorted(model, sequences, parameters(tensors), o.onProgress));
+    return queries.map(({ seen }, index) => ({
+      items: ranked(cosines(found, index, vectors), seen, index, o),
+      dropped: fitted[index]!.dropped,
+    }));
   }
 
   return {

@@ -23,13 +23,18 @@ export interface ItemText {
   item(index: number): Fitted;
 }
 
-/** The texts of a catalogue, tokenised once. @throws if an attribute is one of no item. */
+/** The texts of a catalogue, tokenised once. @throws if an attribute is one of no item, or if there are too many. */
 export function itemText({ catalogue, tokenizer, attributes, config }: TextOptions): ItemText {
   const { items } = catalogue;
   const unknown = attributes.filter((name) => !items.some((item) => textOf(item, name)));
   if (unknown.length > 0)
     throw new Error(
       `recformer: no item has the attribute ${unknown.map((name) => `"${name}"`).join(', ')}; the catalogue has ${known(items).join(', ')}`,
+    );
+  const most = config.limits.maxAttributes;
+  if (attributes.length > most)
+    throw new Error(
+      `recformer: ${attributes.length} attributes (${attributes.join(', ')}); the model reads ${most} of an item`,
     );
   const names = new Map(attributes.map((name) => [name, tokenizer.encodeContinuation(name)]));
   const tokenised: TokenisedItem[] = items.map((item) =>
