@@ -1,10 +1,9 @@
 // Recommendations from a stored run: a client's best adapter, a history in, ranked titles out.
 import { openRun } from '@fellrec/federation';
 import type { Catalogue } from '@fellrec/recsys';
-import { openExperiment } from './experiment.ts';
 import { itemTables } from './item-tables.ts';
 import { type Progress, silent } from './progress.ts';
-import { readRun } from './train.ts';
+import { openStored, readRun } from './train.ts';
 
 export interface RecommendedTitle {
   readonly id: string;
@@ -32,12 +31,13 @@ export async function recommend(
   { client, history, k }: RecommendRequest,
   progress: Progress = silent,
 ): Promise<RecommendedTitles> {
-  const { config, partition } = await readRun(directory);
+  const run = await readRun(directory);
+  const { config, partition } = run;
   if (!partition.clients.some(({ name }) => name === client))
     throw new Error(
       `recommend: the run has no client "${client}"; clients: ${partition.clients.map(({ name }) => name).join(', ')}`,
     );
-  const experiment = await openExperiment(config, progress.report, partition);
+  const experiment = await openStored(directory, run, progress.report);
   const { dataset, recommender } = experiment;
   const store = await openRun(directory, experiment.format);
   try {

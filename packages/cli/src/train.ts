@@ -14,7 +14,14 @@ import {
   spread,
 } from '@fellrec/recsys';
 import { type Config, completed, configSchema, parseConfig } from './config.ts';
-import { type Experiment, inProcessClients, openExperiment, runtimeOf, strategyOf } from './experiment.ts';
+import {
+  type Experiment,
+  inProcessClients,
+  openExperiment,
+  type Report,
+  runtimeOf,
+  strategyOf,
+} from './experiment.ts';
 import { itemTables } from './item-tables.ts';
 import { type Progress, silent } from './progress.ts';
 
@@ -109,8 +116,8 @@ export async function evaluate(
   progress: Progress = silent,
 ): Promise<RunResult> {
   const started = performance.now();
-  const { config, partition } = await readRun(directory);
-  const experiment = await openExperiment(override(config), progress.report, partition);
+  const run = await readRun(directory);
+  const experiment = await openStored(directory, { ...run, config: override(run.config) }, progress.report);
   const store = await openRun(directory, experiment.format);
   try {
     return await evaluateRun(experiment, store, directory, progress, started);
@@ -192,13 +199,14 @@ async function openStore(
   const record = { ...config, dataset: { name: dataset.name, hash: dataset.hash }, modelHash };
   if (!o.resume)
     return createRun(o.directory, { config: record, clients: partition, force: o.force ?? false }, format);
-  const store = await openRun(o.directory, format);
-  const different = differences(storedSettings(store.config()), record).filter((key) => !changeable.has(key));
-  if (different.length === 0) return store;
-  await store.close();
-  throw new Error(
-    `run: ${o.directory} was made with other settings: ${different.join(', ')}; resume with the same, or start again with --force`,
-  );
+  // Before the store is opened, which clears away what these settings do not keep.
+  const { stored } = await readRun(o.directory);
+  const different = differences(storedSettings(stored), record).filter((key) => !changeable.has(key));
+  if (different.length > 0)
+    throw new Error(
+      `run: ${o.directory} was made with other settings: ${different.join(', ')}; resume with the same, or start again with --force`,
+    );
+  return openRun(o.directory, format);
 }
 
 /** A stored configuration, with defaults for settings that are younger than the run. */
@@ -235,14 +243,41 @@ function differences(a: unknown, b: unknown, path = ''): string[] {
   );
 }
 
+export interface StoredRun {
+  readonly config: Config;
+  readonly partition: Partition;
+  /** config.json as it is: settings, and what names data and model. */
+  readonly stored: Record<string, unknown>;
+}
+
+/** Opens what a stored run was made with. @throws if the model or the data are others by now. */
+export async function openStored(
+  directory: string,
+  { config, partition, stored }: StoredRun,
+  report: Report,
+): Promise<Experiment> {
+  const experiment = await openExperiment(config, report, partition);
+  const { modelHash, dataset } = stored as { modelHash?: string; dataset?: { hash?: string } };
+  const other = [
+    experiment.modelHash !== modelHash && `the model in ${config.model.path}`,
+    experiment.dataset.hash !== dataset?.hash && `the data in ${config.data.path}`,
+  ].filter((what) => typeof what === 'string');
+  if (other.length === 0) return experiment;
+  await experiment.recommender.dispose();
+  throw new Error(
+    `run: ${other.join(' and ')} changed since ${directory} was made; put back what it was made with, or train again`,
+  );
+}
+
 /** A stored run's configuration and partition. */
-export async function readRun(directory: string): Promise<{ config: Config; partition: Partition }> {
+export async function readRun(directory: string): Promise<StoredRun> {
   const file = join(directory, 'config.json');
   const text = await readFile(file, 'utf8').catch((cause) => {
     throw new Error(`run: ${directory} is no run (it has no config.json)`, { cause });
   });
-  const { dataset: _, modelHash: __, ...config } = JSON.parse(text) as Record<string, unknown>;
-  return { config: parseConfig(config, file), partition: await readPartition(directory) };
+  const stored = JSON.parse(text) as Record<string, unknown>;
+  const { dataset: _, modelHash: __, ...config } = stored;
+  return { config: parseConfig(config, file), partition: await readPartition(directory), stored };
 }
 
 async function readPartition(directory: string): Promise<Partition> {

@@ -1,5 +1,25 @@
-// How far computed values are from those of a golden fixture.
+// Golden fixtures, and how far computed values are from theirs.
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import type { NamedTensors, Tensor } from '@fellrec/graph';
+import { z } from 'zod';
+
+/** `cases.json` of a fixture. @throws naming the file if it is missing, no JSON, or not as `schema` says. */
+export async function readCases<T>(directory: string, schema: z.ZodType<T>): Promise<T> {
+  const file = join(directory, 'cases.json');
+  const text = await readFile(file, 'utf8').catch((cause) => {
+    throw new Error(`verify: cannot read ${file}; give a folder of golden values`, { cause });
+  });
+  let json: unknown;
+  try {
+    json = JSON.parse(text);
+  } catch (cause) {
+    throw new Error(`verify: ${file} is not valid JSON: ${(cause as Error).message}`, { cause });
+  }
+  const parsed = schema.safeParse(json);
+  if (!parsed.success) throw new Error(`verify: ${file}:\n${z.prettifyError(parsed.error)}`);
+  return parsed.data;
+}
 
 export interface VerifiedGroup {
   readonly group: string;

@@ -1,7 +1,7 @@
 // Recomputes everything that a golden fixture of a LLaMA checkpoint holds (values from transformers and peft) and says
 // how far each group is from it.
 import { existsSync } from 'node:fs';
-import { mkdtemp, readFile, rm } from 'node:fs/promises';
+import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { adamW, nodeRuntime, type Tensor } from '@fellrec/graph';
@@ -13,7 +13,7 @@ import { fuseAdapter } from './fuse.ts';
 import type { Hypothesis } from './generation.ts';
 import { type Adapter, type LanguageModel, languageModel } from './language-model.ts';
 import { readAdapter } from './peft.ts';
-import { expectedTensor, namedDifferences, type VerifiedGroup, worse } from './verified.ts';
+import { expectedTensor, namedDifferences, readCases, type VerifiedGroup, worse } from './verified.ts';
 
 const ids = z.array(z.array(z.number().int()));
 const casesSchema = z.looseObject({
@@ -47,7 +47,7 @@ type Cases = z.infer<typeof casesSchema>;
 
 /** @throws if the folder lacks `config.json`, `model.safetensors`, `cases.json` or `expected.safetensors`. */
 export async function verifyLlama(directory: string, cacheDir: string): Promise<VerifiedGroup[]> {
-  const cases = casesSchema.parse(JSON.parse(await readFile(join(directory, 'cases.json'), 'utf8')));
+  const cases = await readCases(directory, casesSchema);
   const expected = await readSafetensors(join(directory, 'expected.safetensors'));
   const checkpoint = await openCheckpoint(directory, { cacheDir });
   const base = languageModel(checkpoint, nodeRuntime());

@@ -35,7 +35,7 @@ export async function fit<Example>(
       const found = await gradients(batch, parameters, [...o.stream, 'dropout', step]);
       if (!Number.isFinite(found.loss))
         throw new Error(
-          `${name}: the loss is ${found.loss} at step ${step + 1} of ${steps}; lower the learning rate`,
+          `${name}: the loss is ${found.loss} at step ${step + 1} of ${steps}; ${step === 0 ? 'nothing was learned yet: are the weights numbers, and temperature and alpha sensible?' : 'lower the learning rate'}`,
         );
       const rate = o.learningRate * linearSchedule(step, steps, o.warmupSteps);
       ({ parameters, state } = optimizer.update(found.gradients, state, rate));

@@ -98,9 +98,11 @@ function parseHeader(text: string, file: string): Map<string, Entry> {
   } catch (cause) {
     throw new Error(`model: the header of ${file} is not JSON; is it a safetensors file?`, { cause });
   }
-  const parsed = z.record(z.string(), z.unknown()).parse(json);
+  const parsed = z.record(z.string(), z.unknown()).safeParse(json);
+  if (!parsed.success)
+    throw new Error(`model: the header of ${file} is no JSON object; is it a safetensors file?`);
   return new Map(
-    Object.entries(parsed)
+    Object.entries(parsed.data)
       .filter(([name]) => name !== '__metadata__')
       .map(([name, entry]) => {
         const checked = entrySchema.safeParse(entry);

@@ -65,6 +65,14 @@ export async function openRecformer(
     ...parsed,
     config: { ...parsed.config, startId: await firstToken(path, names, parsed) },
   };
+  for (const [name, id] of [
+    ['first', config.startId],
+    ['padding', config.padId],
+  ] as const)
+    if (id >= config.vocabularySize)
+      throw new Error(
+        `model: ${configFile}: the ${name} token is ${id}, the vocabulary has ${config.vocabularySize}`,
+      );
   const named = withoutPrefixes(index, path);
   assertTensors(sourceTensors({ config, family, typeRows: parsed.typeRows }), named.index, path);
   const tensors =
@@ -181,9 +189,12 @@ async function asStart(
         }
   const key = createHash('sha256').update(await contentHash(config, source));
   const file = join(cacheDir, `recformer-start-${key.digest('hex').slice(0, 32)}.safetensors`);
-  if (!existsSync(file)) {
+  const made = await startTables(source, config, family);
+  const there = existsSync(file) ? await readSafetensorsIndex(file).catch(() => undefined) : undefined;
+  const whole = [...made].every(([name, { dims }]) => there?.tensors.get(name)?.dims.join() === dims.join());
+  if (!whole) {
     await mkdir(cacheDir, { recursive: true });
-    await writeSafetensors(file, await startTables(source, config, family));
+    await writeSafetensors(file, made);
   }
   for (const [name, stored] of (await readSafetensorsIndex(file)).tensors) tensors.set(name, stored);
   return tensors;

@@ -1,10 +1,8 @@
 // Recomputes the golden values of a sentence encoder (from sentence-transformers): token ids and vectors of texts.
-import { readFile } from 'node:fs/promises';
-import { join } from 'node:path';
 import { nodeRuntime } from '@fellrec/graph';
 import { z } from 'zod';
 import { loadTokenizer } from '../tokenizer.ts';
-import { type VerifiedGroup, worse } from '../verified.ts';
+import { readCases, type VerifiedGroup, worse } from '../verified.ts';
 import { openRecformer } from './checkpoint.ts';
 import { encoderModel } from './model.ts';
 import { sentenceVectors } from './sentences.ts';
@@ -21,7 +19,7 @@ const casesSchema = z.array(
 
 /** @throws if the folder lacks an encoder, its tokenizer or `cases.json`. */
 export async function verifySentences(directory: string, cacheDir: string): Promise<VerifiedGroup[]> {
-  const cases = casesSchema.parse(JSON.parse(await readFile(join(directory, 'cases.json'), 'utf8')));
+  const cases = await readCases(directory, casesSchema);
   const model = encoderModel(await openRecformer(directory, { cacheDir }), nodeRuntime());
   const tokenizer = await loadTokenizer(directory);
   const wrong = cases.filter(({ text, ids }) => tokenizer.encode(text).join() !== ids.join()).length;

@@ -1,6 +1,5 @@
 // Recomputes everything that a golden fixture of a RecFormer holds (values from PyTorch) and says how far each group is
 // from it.
-import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import {
   adamW,
@@ -12,7 +11,7 @@ import {
 } from '@fellrec/graph';
 import { z } from 'zod';
 import { readSafetensors, readTensor } from '../checkpoint/safetensors.ts';
-import { expectedTensor, namedDifferences, type VerifiedGroup, worse } from '../verified.ts';
+import { expectedTensor, namedDifferences, readCases, type VerifiedGroup, worse } from '../verified.ts';
 import { blocksFit, encoderBatch, type ItemSequence } from './batch.ts';
 import { openRecformer, type RecformerCheckpoint } from './checkpoint.ts';
 import { type EncoderModel, encoderModel, type LabelledSequence, unitRows } from './model.ts';
@@ -34,47 +33,57 @@ const padded = z.object({
   position_ids: z.array(ids),
   lengths: ids,
 });
-const casesSchema = z.looseObject({
-  items: z.array(item),
-  histories: z.array(ids),
-  built: z.array(built),
-  batch: padded,
-  item_batch: padded,
-  labels: ids,
-  temperature: z.number(),
-  loss: z.number(),
-  zero_gradient: z.array(z.string()),
-  cancelling_gradient: z.array(z.string()),
-  training: z.object({
-    lr: z.number(),
-    betas: z.tuple([z.number(), z.number()]),
-    eps: z.number(),
-    weight_decay: z.number(),
-    losses: z.array(z.number()),
-    loss_after: z.number(),
-    trained: z.record(
-      z.string(),
-      z.object({ norm: z.number(), change_norm: z.number(), first8: z.array(z.number()) }),
-    ),
-  }),
-  construction: z.array(
-    z.looseObject({
-      limits: z.object({
-        max_attr_num: z.number(),
-        max_attr_length: z.number(),
-        max_item_embeddings: z.number(),
-        max_token_num: z.number(),
-      }),
-      history: z.array(item),
-      expected: built,
+const casesSchema = z
+  .looseObject({
+    items: z.array(item),
+    histories: z.array(ids),
+    built: z.array(built),
+    batch: padded,
+    item_batch: padded,
+    labels: ids,
+    temperature: z.number(),
+    loss: z.number(),
+    zero_gradient: z.array(z.string()),
+    cancelling_gradient: z.array(z.string()),
+    training: z.object({
+      lr: z.number(),
+      betas: z.tuple([z.number(), z.number()]),
+      eps: z.number(),
+      weight_decay: z.number(),
+      losses: z.array(z.number()),
+      loss_after: z.number(),
+      trained: z.record(
+        z.string(),
+        z.object({ norm: z.number(), change_norm: z.number(), first8: z.array(z.number()) }),
+      ),
     }),
-  ),
-});
+    construction: z.array(
+      z.looseObject({
+        limits: z.object({
+          max_attr_num: z.number(),
+          max_attr_length: z.number(),
+          max_item_embeddings: z.number(),
+          max_token_num: z.number(),
+        }),
+        history: z.array(item),
+        expected: built,
+      }),
+    ),
+  })
+  .refine(
+    ({ items, histories, built, batch, item_batch, labels }) =>
+      [built, batch.input_ids, batch.lengths, labels].every(({ length }) => length === histories.length) &&
+      [item_batch.input_ids, item_batch.lengths].every(({ length }) => length === items.length) &&
+      histories.length > 0 &&
+      [...histories.flat(), ...labels].every((item) => item >= 0 && item < items.length) &&
+      built.every(({ input_ids }, i) => input_ids.length === batch.lengths[i]),
+    'histories, built, batch, labels and items are not of equal numbers, or name items that are not there',
+  );
 type Cases = z.infer<typeof casesSchema>;
 
 /** @throws if the folder lacks `config.json`, `model.safetensors`, `cases.json` or `expected.safetensors`. */
 export async function verifyRecformer(directory: string, cacheDir: string): Promise<VerifiedGroup[]> {
-  const cases = casesSchema.parse(JSON.parse(await readFile(join(directory, 'cases.json'), 'utf8')));
+  const cases = await readCases(directory, casesSchema);
   const expected = await readSafetensors(join(directory, 'expected.safetensors'));
   const checkpoint = await openRecformer(directory, { cacheDir });
   const groups: VerifiedGroup[] = [];

@@ -55,11 +55,13 @@ export function itemTable({
     async vectors(tensors, { store } = { store: false }) {
       const name = key(tensors);
       const file = join(cacheDir, `items-${name}.safetensors`);
-      let found = known.get(name);
+      const stored = known.get(name) ?? (await readVectors(file));
       known.delete(name);
-      if (!found && existsSync(file)) found = (await readSafetensors(file)).get('vectors') as Float32Tensor;
-      found ??= unitRows(await encodeSorted(model, sequences, parameters(tensors), onProgress));
-      if (store && !existsSync(file)) {
+      const fits = stored?.dims.join() === [sequences.length, model.checkpoint.config.hiddenSize].join();
+      const found = fits
+        ? stored!
+        : unitRows(await encodeSorted(model, sequences, parameters(tensors), onProgress));
+      if (store && !(fits && existsSync(file))) {
         await mkdir(cacheDir, { recursive: true });
         await writeSafetensors(file, new Map([['vectors', found]]));
       }
@@ -71,6 +73,13 @@ export function itemTable({
       return found;
     },
   };
+}
+
+/** What lies in a cache file; undefined if it is not there, or not whole. */
+async function readVectors(file: string): Promise<Float32Tensor | undefined> {
+  if (!existsSync(file)) return undefined;
+  const found = await readSafetensors(file).catch(() => undefined);
+  return found?.get('vectors') as Float32Tensor | undefined;
 }
 
 /** Vectors of sequences in their order, [sequences, d]; those of like length are computed together. */

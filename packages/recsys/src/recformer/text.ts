@@ -27,6 +27,9 @@ export interface ItemText {
 export function itemText({ catalogue, tokenizer, attributes, config }: TextOptions): ItemText {
   const { items } = catalogue;
   const unknown = attributes.filter((name) => !items.some((item) => textOf(item, name)));
+  const twice = attributes.find((name, i) => attributes.indexOf(name) !== i);
+  if (twice) throw new Error(`recformer: the attribute "${twice}" is listed twice`);
+  if (unknown.includes('title')) throw new Error('recformer: all titles of the catalogue are empty');
   if (unknown.length > 0)
     throw new Error(
       `recformer: no item has the attribute ${unknown.map((name) => `"${name}"`).join(', ')}; the catalogue has ${known(items).join(', ')}`,
@@ -53,7 +56,8 @@ export function itemText({ catalogue, tokenizer, attributes, config }: TextOptio
 }
 
 function textOf(item: Item, name: string): string | undefined {
-  return name === 'title' ? item.title : item.attributes[name];
+  if (name === 'title') return item.title;
+  return Object.hasOwn(item.attributes, name) ? item.attributes[name] : undefined;
 }
 
 function known(items: readonly Item[]): string[] {
