@@ -1,12 +1,30 @@
 // The second recommender, end to end: train, evaluate, recommend, go on, with an adapter and with all tensors.
-import { copyFile, rm } from 'node:fs/promises';
+import { copyFile, cp, rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import { writeRandomRecformer } from '@fellrec/models';
+import { type RecformerConfig, writeRandomRecformer } from '@fellrec/models';
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
 import { embeddedModel, fellrec, filesOf, readJson, type Workspace, workspace } from './shared.ts';
 
 // Each test trains several times, beside other tests.
 vi.setConfig({ testTimeout: 300_000, hookTimeout: 300_000 });
+
+const encoderConfig: RecformerConfig = {
+  vocabularySize: 512,
+  hiddenSize: 16,
+  intermediateSize: 32,
+  layerCount: 2,
+  headCount: 2,
+  headDim: 8,
+  positionCount: 130,
+  tokenTypeCount: 4,
+  itemPositionCount: 11,
+  attentionWindows: [16, 16],
+  normEpsilon: 1e-5,
+  pooling: 'cls',
+  startId: 1,
+  padId: 0,
+  limits: { maxAttributes: 3, maxAttributeLength: 16, maxItems: 10, maxTokens: 128 },
+};
 
 let place: Workspace;
 let encoder: string;
@@ -14,27 +32,7 @@ let encoder: string;
 beforeAll(async () => {
   place = await workspace();
   encoder = join(place.folder, 'encoder');
-  await writeRandomRecformer(
-    encoder,
-    {
-      vocabularySize: 512,
-      hiddenSize: 16,
-      intermediateSize: 32,
-      layerCount: 2,
-      headCount: 2,
-      headDim: 8,
-      positionCount: 130,
-      tokenTypeCount: 4,
-      itemPositionCount: 11,
-      attentionWindows: [16, 16],
-      normEpsilon: 1e-5,
-      pooling: 'cls',
-      startId: 1,
-      padId: 0,
-      limits: { maxAttributes: 3, maxAttributeLength: 16, maxItems: 10, maxTokens: 128 },
-    },
-    1,
-  );
+  await writeRandomRecformer(encoder, encoderConfig, 1);
   await copyFile(join(embeddedModel, 'tokenizer.json'), join(encoder, 'tokenizer.json'));
 });
 afterAll(() => place?.remove());
@@ -143,6 +141,33 @@ test('a trained encoder is a checkpoint like any other, with the pooling that it
   await fellrec('train', '-c', file);
   const info = await fellrec('model', 'info', join(place.run('mean'), 'best', 'client-0'), '--json');
   expect(JSON.parse(info.stdout)).toMatchObject({ config: { hiddenSize: 16, pooling: 'avg' }, unused: [] });
+});
+
+test('a refused --resume takes nothing away, and a model that changed is refused', async () => {
+  const table = { itemTable: { every: 2, stage1Rounds: 3 } };
+  const rounds = (count: number) => ({ federation: { rounds: count, patience: 9 } });
+  const own = join(place.folder, 'own-encoder');
+  await cp(encoder, own, { recursive: true });
+  const model = { model: { path: own } };
+  await fellrec('train', '-c', await config('refused', table, { ...rounds(4), ...model }));
+  const before = Object.keys(await filesOf(place.run('refused')));
+  const resumed = await fellrec(
+    'train',
+    '-c',
+    await config('refused', {}, { ...rounds(5), ...model }),
+    '--resume',
+  );
+  expect(resumed.code).toBe(1);
+  expect(resumed.stderr).toContain('made with other settings: recformer.itemTable.every');
+  expect(Object.keys(await filesOf(place.run('refused')))).toEqual(before);
+  expect((await fellrec('evaluate', place.run('refused'))).code).toBe(0);
+
+  await writeRandomRecformer(own, encoderConfig, 2);
+  for (const command of [['evaluate'], ['recommend', '--client', 'client-0', '--history', '4']]) {
+    const { code, stderr } = await fellrec(command[0]!, place.run('refused'), ...command.slice(1));
+    expect(code).toBe(1);
+    expect(stderr).toContain(`the model in ${own} changed since`);
+  }
 });
 
 test('a table whose parameters are gone is named when a run goes on', async () => {
