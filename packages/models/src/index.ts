@@ -24,7 +24,7 @@ export {
 } from './lora.ts';
 export { readAdapter, writeAdapter } from './peft.ts';
 export { type Base, bases, type QuantizeOptions, quantizeBase } from './quantize.ts';
-export type { ItemSequence } from './recformer/batch.ts';
+export { assertKnown, type ItemSequence } from './recformer/batch.ts';
 export {
   holdsEncoder,
   openRecformer,

@@ -158,6 +158,13 @@ test('an attribute that no item has is refused, with those that there are', () =
   );
 });
 
+test("another model's tokenizer is refused when it is opened", () => {
+  const larger = { ...letters, encodeContinuation: () => [3, 30] };
+  expect(() => open({ tokenizer: larger })).toThrow(
+    'there is no token 30, the model has 30; is this its tokenizer?',
+  );
+});
+
 test('items are ranked by cosine, and what was seen is left out unless it is to be ranked', async () => {
   const recommender = open();
   const start = await recommender.initialParameters(1);

@@ -29,6 +29,9 @@ export async function readWeights(
   return names.includes('model.safetensors.index.json') ? readShards(path) : undefined;
 }
 
+/** Problems that an error names. */
+const listed = 50;
+
 /** @throws listing every expected tensor that is missing, of another shape, or of an unsupported type. */
 export function assertTensors(
   expected: ReadonlyMap<string, readonly number[]>,
@@ -45,10 +48,12 @@ export function assertTensors(
     else if (stored.dims.join() !== dims.join())
       problems.push(`"${name}" is [${stored.dims}], config says [${dims}]`);
   }
-  if (problems.length > 0)
-    throw new Error(
-      `model: weights and config.json of ${directory} disagree; is this the right config.json?\n  ${problems.join('\n  ')}`,
-    );
+  if (problems.length === 0) return;
+  const rest = problems.length - listed;
+  const lines = [...problems.slice(0, listed), ...(rest > 0 ? [`and ${rest} more`] : [])];
+  throw new Error(
+    `model: weights and config.json of ${directory} disagree; is this the right config.json?\n  ${lines.join('\n  ')}`,
+  );
 }
 
 async function readShards(directory: string): Promise<SafetensorsIndex> {

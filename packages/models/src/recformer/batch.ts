@@ -100,7 +100,7 @@ export function encoderBatch(
 }
 
 /** @throws if a row of a table is asked for that it does not have. */
-function assertKnown(config: RecformerConfig, { ids, tokenTypes, itemPositions }: ItemSequence): void {
+export function assertKnown(config: RecformerConfig, { ids, tokenTypes, itemPositions }: ItemSequence): void {
   for (const [what, values, rows] of [
     ['token', ids, config.vocabularySize],
     ['token type', tokenTypes, config.tokenTypeCount],

@@ -3,6 +3,7 @@
 import { type Float32Tensor, type NamedTensors, random } from '@fellrec/graph';
 import {
   adaptedEncoderProjections,
+  assertKnown,
   type EncoderModel,
   type EncoderParameters,
   freshAdapter,
@@ -55,9 +56,12 @@ export function recformer(options: RecformerOptions): Recommender {
   const text = itemText({ ...options, config: checkpoint.config });
   const parameters = (tensors: NamedTensors): EncoderParameters =>
     tune === 'full' ? { tensors } : { lora: tune, tensors };
+  const sequences = catalogue.items.map((_, item) => text.item(item).sequence);
+  // Refuses another model's tokenizer before anything is computed.
+  for (const sequence of sequences) assertKnown(checkpoint.config, sequence);
   const table = itemTable({
     model,
-    sequences: catalogue.items.map((_, item) => text.item(item).sequence),
+    sequences,
     parameters,
     cacheDir,
     onProgress,
