@@ -42,7 +42,7 @@ export interface EncoderContext {
   attend(layer: number, attended: Attended): Value;
   /**
    * The first tokens: their places (int64 [batch]) and the mask of what they read. Without it they read as all others
-   * do, by the ordinary projections.
+   * do, by the ordinary projections. A layer's `rows` are theirs.
    */
   readonly first?: Pick<FirstAttention, 'mask'> & { readonly rows: Value };
   readonly lora?: Pick<LoraGraph, 'adapt' | 'matrix'>;
@@ -108,12 +108,11 @@ export function recformer(
   function attention(index: number, x: Value, context: EncoderContext, rows: Value | undefined): Value {
     const { batch, time, first } = context;
     const d = config.hiddenSize;
-    if (rows && rows === first?.rows) return ofFirst(index, x, context);
+    if (rows && first) return ofFirst(index, x, context);
     const read = local(index, x, context);
     if (!first) return rows ? gather(read, rows) : read;
     const others = slice(reshape(read, [batch, time, d]), 1, 1, plus(time, -1));
-    const all = reshape(concat([reshape(ofFirst(index, x, context), [batch, 1, d]), others], 1), x.shape);
-    return rows ? gather(all, rows) : all;
+    return reshape(concat([reshape(ofFirst(index, x, context), [batch, 1, d]), others], 1), x.shape);
   }
 
   return {
