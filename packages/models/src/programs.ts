@@ -142,7 +142,8 @@ export function gradientName(name: string): string {
   return `gradient.${name}`;
 }
 
-function named(names: readonly string[], found: readonly (Value | undefined)[]): Outputs {
+/** The gradients that there are, as outputs. */
+export function named(names: readonly string[], found: readonly (Value | undefined)[]): Outputs {
   return Object.fromEntries(names.flatMap((name, i) => (found[i] ? [[gradientName(name), found[i]]] : [])));
 }
 

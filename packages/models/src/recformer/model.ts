@@ -192,9 +192,8 @@ export function encoderModel(
       const candidates = part[0]!.labelled.candidates?.length ?? 'all';
       const found = await get(kind, parameters, { form, contrast: { temperature, candidates }, training });
       const { feeds, time } = encoderBatch(config, sequences, form);
-      const outputs = await run(found.program, {
+      const outputs = await run(found.program, parameters, {
         ...feeds,
-        ...Object.fromEntries(parameters?.tensors ?? []),
         items,
         ...labelFeeds(part, batch.length),
         ...extra(found, part, time),
@@ -213,7 +212,7 @@ export function encoderModel(
       const form = attention ?? formOf(sequences);
       const { program } = await get('encode', parameters, { form, pooling: pool });
       const { feeds } = encoderBatch(config, sequences, form);
-      const found = await run(program, { ...feeds, ...Object.fromEntries(parameters?.tensors ?? []) });
+      const found = await run(program, parameters, feeds);
       return found.vectors as Float32Tensor;
     },
 
@@ -221,7 +220,7 @@ export function encoderModel(
       const { program } = await get('trace', parameters, { form });
       const { feeds, time } = encoderBatch(config, sequences, form);
       return {
-        hidden: await run(program, { ...feeds, ...Object.fromEntries(parameters?.tensors ?? []) }),
+        hidden: await run(program, parameters, feeds),
         time,
       };
     },
@@ -279,11 +278,14 @@ interface Indexed {
   readonly index: number;
 }
 
-/** Feeds what a program takes of what there is. */
-function run(program: Program, available: Record<string, Tensor>): Promise<Record<string, Tensor>> {
-  return program.run(
-    Object.fromEntries(Object.entries(available).filter(([name]) => program.inputs.has(name))),
-  );
+/** Feeds what a program takes of the parameters and of what else there is. */
+function run(
+  program: Program,
+  parameters: EncoderParameters | undefined,
+  feeds: Record<string, Tensor>,
+): Promise<Record<string, Tensor>> {
+  const available = [...Object.entries(feeds), ...(parameters?.tensors ?? [])];
+  return program.run(Object.fromEntries(available.filter(([name]) => program.inputs.has(name))));
 }
 
 /** @throws if a label or a candidate is no item, a label is no candidate, or candidates are of different numbers. */

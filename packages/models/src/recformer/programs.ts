@@ -21,7 +21,7 @@ import {
 import { selfAttention } from '../attention.ts';
 import { type LayeredModel, runLayers } from '../layered-model.ts';
 import type { LoraGraph } from '../lora.ts';
-import { gradientName } from '../programs.ts';
+import { named } from '../programs.ts';
 import { windowAttention } from './attention.ts';
 import { type AttentionForm, maskName } from './batch.ts';
 import type { RecformerConfig } from './config.ts';
@@ -136,12 +136,8 @@ function candidateVectors(items: Value, batch: Dim, count: number): Value {
 
 /** `loss`, and its gradient with respect to every parameter that has a part in it, by `gradientName`. */
 export function stepOutputs(loss: Value, parameters: ReadonlyMap<string, Value>): Outputs {
-  const names = [...parameters.keys()];
   const found = partialGradients(loss, [...parameters.values()]);
-  return {
-    loss,
-    ...Object.fromEntries(names.flatMap((name, i) => (found[i] ? [[gradientName(name), found[i]]] : []))),
-  };
+  return { loss, ...named([...parameters.keys()], found) };
 }
 
 /** `hidden.0` (after the embeddings) ... `hidden.n`, [batch * time, d]. */
