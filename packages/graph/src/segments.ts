@@ -10,10 +10,14 @@ export interface Segments {
   readonly forward: Outputs;
   /** The gradients asked for, computed from the residuals, the seeds and the leaves. */
   readonly backward: Outputs;
+  /** Outputs of `forward` that `backward` is fed: those of its own, and those that were asked for. */
   readonly residuals: readonly string[];
 }
 
-/** Cuts `outputs` and the `gradients` that were derived from them into two programs with equal results. */
+/**
+ * Cuts `outputs` and the `gradients` that were derived from them into two programs with equal results. No gradient may
+ * have the name of an output, which may be an input of `backward`.
+ */
 export function splitForwardBackward(outputs: Outputs, gradients: Outputs): Segments {
   const names = Object.keys(outputs);
   const { order, canonical } = topological([...Object.values(outputs), ...Object.values(gradients)]);
@@ -29,16 +33,20 @@ export function splitForwardBackward(outputs: Outputs, gradients: Outputs): Segm
   const forward: Record<string, Value> = Object.fromEntries(
     names.map((n) => [n, canonical.get(outputs[n]!)!]),
   );
+  const asked = new Map(names.map((n) => [canonical.get(outputs[n]!)!, n]));
   const residuals: string[] = [];
   const replaced = new Map<Value, Value>();
-  const isLeaf = (node: Value) => node.inputs.length === 0;
+  let own = 0;
+  // What is a leaf, or indices made of leaves alone, costs nothing to have again.
+  const isLeaf = (node: Value): boolean =>
+    node.inputs.length === 0 || (node.dtype === 'int64' && node.inputs.every(isLeaf));
   for (const node of order) {
     if (inForward.has(node)) continue;
     const inputs = node.inputs.map((operand) => {
       if (!inForward.has(operand) || isLeaf(operand)) return replaced.get(operand) ?? operand;
       let residual = replaced.get(operand);
       if (!residual) {
-        const name = `residual.${residuals.length}`;
+        const name = asked.get(operand) ?? `residual.${own++}`;
         residual = input(name, operand.dtype, operand.shape);
         replaced.set(operand, residual);
         residuals.push(name);

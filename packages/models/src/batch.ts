@@ -63,12 +63,12 @@ export interface Batch {
 export function batchOf(
   config: LlamaConfig,
   sequences: readonly Tokens[],
-  { prefix = 0, step = lengthStep }: { prefix?: number; step?: number } = {},
+  { prefix = 0, step = lengthStep, time: given }: { prefix?: number; step?: number; time?: number } = {},
 ): Batch {
   if (sequences.some(({ ids }) => ids.length === 0)) throw new Error('model: a sequence has no token');
   const longest = Math.max(...sequences.map(({ ids }) => ids.length)) - prefix;
   const asItIs = sequences.some(({ attention }) => attention);
-  const time = asItIs ? longest : Math.ceil(longest / step) * step;
+  const time = given ?? (asItIs ? longest : Math.ceil(longest / step) * step);
   const batch = sequences.length;
   const ids = new BigInt64Array(batch * time);
   const positions = new BigInt64Array(batch * time);

@@ -11,7 +11,7 @@ import {
   type NextTokens,
 } from './generation.ts';
 import { rotaryTables } from './llama.ts';
-import { cacheNames, grownName } from './programs.ts';
+import { grownName, isCacheName } from './programs.ts';
 
 /** What all sequences of a call begin with. */
 export interface Prefix {
@@ -35,8 +35,6 @@ export async function continuations(
   { config, prefix, promptPass, decoding, adapter }: Decoder,
   options: GenerationOptions,
 ): Promise<Hypothesis[][]> {
-  const { beams } = options;
-  const caches = cacheNames(config.layerCount);
   const batch = batchOf(config, prompts, { prefix: prefix.ids.length });
   const prompt = await promptPass.run({
     ...batch.feeds,
@@ -44,37 +42,79 @@ export async function continuations(
     ...adapter,
     rows: lastRows(prompts, batch),
   });
-  const lengths = prompts.map(({ ids }) => ids.length);
-  const tables = rotaryTables(config, Math.max(...lengths) + options.maxNewTokens);
-  const ofPrompts: Record<string, Float32Tensor> = {
-    promptMask: promptMask(lengths, prefix.ids.length + batch.time),
-    ...Object.fromEntries(caches.map((name) => [`prompt.${name}`, prompt[name] as Float32Tensor])),
-  };
-  const empty = emptyCache(config, prompts.length * beams);
-  let generated: Record<string, Tensor> = Object.fromEntries(caches.map((name) => [name, empty]));
-  let length = 0;
-  let active = prompts.map((_, user) => user);
+  const cache = decodingCache(config, prompt, {
+    lengths: prompts.map(({ ids }) => ids.length),
+    time: prefix.ids.length + batch.time,
+    beams: options.beams,
+  });
   const step: DecodeStep = async ({ users, tokens, parents }) => {
-    if (users.length < active.length) {
-      const places = users.map((user) => active.indexOf(user));
-      for (const [name, tensor] of Object.entries(ofPrompts)) ofPrompts[name] = takeRows(tensor, places);
-      active = [...users];
-    }
-    const positions = users.flatMap((user) => new Array<number>(beams).fill(lengths[user]! + length));
     const found = await decoding.run({
       ...adapter,
-      ...tables,
-      ...ofPrompts,
-      ...generated,
-      ids: int64(tokens, [users.length, beams]),
-      parents: int64(parents, [users.length, beams]),
-      positions: int64(positions, [users.length * beams, 1]),
+      ...cache.feeds(users, parents),
+      ids: int64(tokens, [users.length, options.beams]),
     });
-    generated = Object.fromEntries(caches.map((name) => [name, found[grownName(name)]!]));
-    length++;
+    cache.grow(found);
     return nextTokens(found);
   };
   return beamSearch(nextTokens(prompt), prompts.length, step, options);
+}
+
+/** Tokens that may be generated before the rotary tables are computed anew. */
+const tableStep = 64;
+
+/** Keys and values of some layers while they decode: those of the prompts, and of what each beam has generated. */
+export interface DecodingCache {
+  /** Feeds of the next token of every beam of `users`, which are among those of the call before. */
+  feeds(users: readonly number[], parents: readonly number[]): Record<string, Tensor>;
+  /** Takes what the decoding program returned. */
+  grow(found: Readonly<Record<string, Tensor>>): void;
+  readonly bytes: number;
+}
+
+export function decodingCache(
+  config: LlamaConfig,
+  prompt: Readonly<Record<string, Tensor>>,
+  { lengths, time, beams }: { lengths: readonly number[]; time: number; beams: number },
+): DecodingCache {
+  const names = Object.keys(prompt).filter(isCacheName);
+  const empty = emptyCache(config, lengths.length * beams);
+  const ofPrompts: Record<string, Float32Tensor> = {
+    promptMask: promptMask(lengths, time),
+    ...Object.fromEntries(names.map((name) => [`prompt.${name}`, prompt[name] as Float32Tensor])),
+  };
+  let generated: Record<string, Tensor> = Object.fromEntries(names.map((name) => [name, empty]));
+  let tables = rotaryTables(config, Math.max(...lengths) + tableStep);
+  let length = 0;
+  let active = lengths.map((_, user) => user);
+  return {
+    feeds(users, parents) {
+      if (users.length < active.length) {
+        const places = users.map((user) => active.indexOf(user));
+        for (const [name, tensor] of Object.entries(ofPrompts)) ofPrompts[name] = takeRows(tensor, places);
+        active = [...users];
+      }
+      const positions = users.flatMap((user) => new Array<number>(beams).fill(lengths[user]! + length));
+      const last = Math.max(...positions);
+      if (last >= tables.cos.dims[0]!) tables = rotaryTables(config, 2 * last);
+      return {
+        ...tables,
+        ...ofPrompts,
+        ...generated,
+        parents: int64(parents, [users.length, beams]),
+        positions: int64(positions, [users.length * beams, 1]),
+      };
+    },
+    grow(found) {
+      generated = Object.fromEntries(names.map((name) => [name, found[grownName(name)]!]));
+      length++;
+    },
+    get bytes() {
+      return [...Object.values(ofPrompts), ...Object.values(generated)].reduce(
+        (sum, { data }) => sum + data.byteLength,
+        0,
+      );
+    },
+  };
 }
 
 /** Keys or values of no token. */
@@ -82,7 +122,7 @@ export function emptyCache({ keyValueHeadCount, headDim }: LlamaConfig, rows: nu
   return { dtype: 'float32', dims: [rows, keyValueHeadCount, 0, headDim], data: new Float32Array(0) };
 }
 
-function nextTokens({ nextIds, logProbabilities }: Record<string, Tensor>): NextTokens {
+export function nextTokens({ nextIds, logProbabilities }: Record<string, Tensor>): NextTokens {
   return {
     perRow: nextIds!.dims[1]!,
     ids: nextIds!.data,

@@ -11,6 +11,7 @@ export {
   type StepOptions,
   type StepResult,
   type TokenCounts,
+  type WholeLanguageModel,
 } from './language-model.ts';
 export type { LayerContext, LayeredModel } from './layered-model.ts';
 export { llama, type QuantizedBase } from './llama.ts';
@@ -46,6 +47,19 @@ export {
 export { writeRandomRecformer } from './recformer/random-start.ts';
 export { sentenceVectors } from './recformer/sentences.ts';
 export { type Fitted, itemSequence, type TokenisedItem } from './recformer/sequence.ts';
+export type { CutModel, Trained } from './split/cut-model.ts';
+export { splitLanguageModel } from './split/language-model.ts';
+export { type CutLayers, type CutLayersOptions, cutLayers, type LayerRange } from './split/layers.ts';
+export { llamaCut } from './split/llama.ts';
+export { type LocalMiddle, localMiddle } from './split/local-middle.ts';
+export type {
+  DecodeRequest,
+  ForwardOptions,
+  MiddleDropout,
+  MiddleLayers,
+  TokenLayout,
+} from './split/middle.ts';
+export { recformerCut } from './split/recformer.ts';
 export { loadTokenizer, type Tokenizer } from './tokenizer.ts';
 export type { VerifiedGroup } from './verified.ts';
 export { verifyFixture } from './verify-fixture.ts';

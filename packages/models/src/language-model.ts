@@ -19,6 +19,7 @@ import { continuations, emptyCache, type Prefix } from './decoding.ts';
 import { candidatesPerRow, type GenerationOptions, type Hypothesis } from './generation.ts';
 import { llama, type QuantizedBase } from './llama.ts';
 import { adaptedProjections, type LoraConfig, loraGraph } from './lora.ts';
+import { type Compiled, programCache } from './program-cache.ts';
 import {
   cacheNames,
   decodingProgram,
@@ -72,16 +73,25 @@ export interface LanguageModel {
   loss(sequences: readonly Sequence[], adapter?: Adapter, microBatch?: number): Promise<number>;
   /** The normalised last hidden state of each sequence's last token, [sequences, d]. */
   vectors(sequences: readonly (readonly number[])[], adapter?: Adapter): Promise<Float32Tensor>;
-  /** `hidden.0` ... `hidden.n` and `logits` at every token of sequences padded on the right, [batch * time, ...]. */
-  trace(sequences: readonly Tokens[], adapter?: Adapter): Promise<Record<string, Tensor>>;
   /** The best `beams` continuations of each prompt, best first. */
   generate(
     prompts: readonly (readonly number[])[],
     options: GenerationOptions & BatchOptions,
     adapter?: Adapter,
   ): Promise<Hypothesis[][]>;
+  /**
+   * Where an adapter's other layers are trained elsewhere: their optimizer step, after `gradients`. Takes the sum of
+   * squares of the gradients here, and returns theirs: clipping is by the norm over all.
+   */
+  readonly updateElsewhere?: ((squaredNorm: number, learningRate: number) => Promise<number>) | undefined;
   /** Frees the programs of some kinds, or all; they are compiled again when needed. */
   release(...kinds: ProgramKind[]): Promise<void>;
+}
+
+/** All of it in one process. */
+export interface WholeLanguageModel extends LanguageModel {
+  /** `hidden.0` ... `hidden.n` and `logits` at every token of sequences padded on the right, [batch * time, ...]. */
+  trace(sequences: readonly Tokens[], adapter?: Adapter): Promise<Record<string, Tensor>>;
 }
 
 interface BatchOptions {
@@ -107,13 +117,13 @@ interface Variant {
   readonly count?: number;
 }
 
-interface Compiled {
-  readonly program: Program;
-  readonly masks: ReadonlyMap<string, Value>;
-}
-
 /** What is left of the prefix' gradients where the adapter has no part in keys and values. */
-const nothing: Program = { inputs: new Set(), run: async () => ({}), dispose: async () => {} };
+const nothing: Program = {
+  inputs: new Set(),
+  outputs: new Set(),
+  run: async () => ({}),
+  dispose: async () => {},
+};
 
 /** A shorter prefix, or one of fewer sequences, costs more than it saves. */
 const worthSharing = { tokens: 8, sequences: 4 };
@@ -127,23 +137,13 @@ export function languageModel(
   checkpoint: Checkpoint,
   runtime: Runtime,
   quantized?: QuantizedBase,
-): LanguageModel {
+): WholeLanguageModel {
   const { config } = checkpoint;
   const model = llama(checkpoint, quantized);
   const caches = cacheNames(config.layerCount);
-  const compiled = new Map<string, Promise<Compiled>>();
-
-  function get(kind: ProgramKind, adapter?: LoraConfig, variant: Variant = {}): Promise<Compiled> {
-    const key = `${kind} ${JSON.stringify([adapter, variant])}`;
-    let known = compiled.get(key);
-    if (!known) {
-      known = compile(kind, adapter, variant);
-      compiled.set(key, known);
-      // What failed is tried again.
-      known.catch(() => compiled.delete(key));
-    }
-    return known;
-  }
+  const programs = programCache<ProgramKind>();
+  const get = (kind: ProgramKind, adapter?: LoraConfig, variant: Variant = {}) =>
+    programs.get(kind, [adapter, variant], () => compile(kind, adapter, variant));
 
   async function compile(
     kind: ProgramKind,
@@ -192,8 +192,8 @@ export function languageModel(
     adapter: Adapter | undefined,
     dropout?: Dropout,
   ): Promise<Prefix> {
-    const length = sequences.length < worthSharing.sequences ? 0 : sharedPrefix(sequences);
-    if (length < worthSharing.tokens) {
+    const length = prefixWorthSharing(sequences);
+    if (length === 0) {
       const none = emptyCache(config, 1);
       return { ids: [], feeds: Object.fromEntries(caches.map((name) => [prefixName(name), none])) };
     }
@@ -345,14 +345,14 @@ export function languageModel(
       return found;
     },
 
-    async release(...kinds) {
-      for (const [key, entry] of compiled) {
-        if (kinds.length > 0 && !kinds.some((kind) => key.startsWith(`${kind} `))) continue;
-        compiled.delete(key);
-        await (await entry).program.dispose();
-      }
-    },
+    release: (...kinds) => programs.release(kinds),
   };
+}
+
+/** How many tokens that all sequences begin with are to be computed once; 0 where that does not pay. */
+export function prefixWorthSharing(sequences: readonly (Tokens & Partial<Sequence>)[]): number {
+  const length = sequences.length < worthSharing.sequences ? 0 : sharedPrefix(sequences);
+  return length < worthSharing.tokens ? 0 : length;
 }
 
 /** Feeds the masks of a program for the sequences that it computes. */

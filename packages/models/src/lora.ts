@@ -50,18 +50,36 @@ export interface LoraConfig {
   /** Probability of dropping an element of the product's input in training. */
   readonly dropout: number;
   readonly targetModules: readonly (Projection | EncoderProjection)[];
+  /** Layers that are adapted (default: all), PEFT's layers_to_transform. */
+  readonly layers?: readonly number[] | undefined;
+}
+
+export type Targets = Pick<LoraConfig, 'targetModules' | 'layers'>;
+
+/** The layer that a projection or a tensor belongs to, by its name; undefined if it is of none. */
+export function layerOf(name: string): number | undefined {
+  const found = /(?:^|\.)(?:layers|encoder\.layer)\.(\d+)\./.exec(name);
+  return found ? Number(found[1]) : undefined;
+}
+
+/** What belongs to some layers. */
+export function ofLayers<T>(
+  named: ReadonlyMap<string, T>,
+  holds: (layer: number) => boolean,
+): Map<string, T> {
+  return new Map([...named].filter(([name]) => holds(layerOf(name)!)));
 }
 
 /** `layers.0.self_attn.q_proj` for every adapted projection, in the model's order, with its [out, in]. */
 export function adaptedProjections(
   config: LlamaConfig,
-  { targetModules }: Pick<LoraConfig, 'targetModules'>,
+  { targetModules, layers }: Targets,
 ): AdaptedProjections {
   const shapes = projectionShapes(config);
   return new Map(
     Array.from({ length: config.layerCount }).flatMap((_, index) =>
       projections
-        .filter((name) => targetModules.includes(name))
+        .filter((name) => targetModules.includes(name) && (layers?.includes(index) ?? true))
         .map(
           (name) =>
             [`layers.${index}.${isAttention(name) ? 'self_attn' : 'mlp'}.${name}`, shapes[name]] as const,

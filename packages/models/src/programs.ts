@@ -182,7 +182,7 @@ export function tappingProgram(model: CausalModel, config: LlamaConfig): Outputs
 }
 
 /** `nextIds` (int64) of the `count` likeliest tokens of each row, likeliest first, and their `logProbabilities`, [rows, count]. */
-function likeliest(model: CausalModel, hidden: Value, count: number): Outputs {
+export function likeliest(model: CausalModel, hidden: Value, count: number): Outputs {
   const logProbabilities = logSoftmax(model.logits(model.normalize(hidden)));
   return {
     nextIds: topIndices(logProbabilities, count),
@@ -224,43 +224,63 @@ export function decodingProgram(
   config: LlamaConfig,
   { lora, count }: DecodingOptions,
 ): Outputs {
-  const { keyValueHeadCount: KV, headDim } = config;
-  const outputs: Record<string, Value> = {};
-  const ids = reshape(input('ids', 'int64', ['users', 'beams']), [times('users', 'beams')]);
+  const grown: Record<string, Value> = {};
+  const { rows, context } = decodingContext(config, {
+    lora,
+    onRead(layer, keys, values) {
+      // Outputs and inputs of a program may not share names.
+      grown[grownName(keyName(layer))] = keys;
+      grown[grownName(valueName(layer))] = values;
+    },
+  });
+  const hidden = runLayers(model, decodingIds(rows), context);
+  return { ...likeliest(model, hidden, count), ...grown };
+}
+
+/** The ids of the new tokens, [users * beams]. */
+export function decodingIds(rows: Dim): Value {
+  return reshape(input('ids', 'int64', ['users', 'beams']), [rows]);
+}
+
+/** The context of one new token a beam, and how many there are; tells of the caches of each layer that reads. */
+export function decodingContext(
+  { keyValueHeadCount: KV, headDim }: LlamaConfig,
+  { lora, onRead }: Pick<SequenceOptions, 'lora' | 'onRead'>,
+): { readonly rows: Dim; readonly context: LayerContext } {
   const rows = times('users', 'beams');
   const prompt = (name: string) => input(`prompt.${name}`, 'float32', ['users', KV, 'prompt', headDim]);
   const generated = (name: string) => input(name, 'float32', ['rows', KV, 'generated', headDim]);
   const parents = reshape(input('parents', 'int64', ['users', 'beams']), [rows]);
   const promptMask = input('promptMask', 'float32', ['users', 1, 1, 'prompt']);
-  const context: LayerContext = {
-    ...rotaryInputs(headDim, rows, 1),
-    attend: (layer, attended: Attended) => {
-      const cache: DecodingCache = {
-        users: 'users',
-        beams: 'beams',
-        headDim,
-        promptKeys: prompt(keyName(layer)),
-        promptValues: prompt(valueName(layer)),
-        promptMask,
-        generatedKeys: generated(keyName(layer)),
-        generatedValues: generated(valueName(layer)),
-        parents,
-      };
-      const { read, generatedKeys, generatedValues } = decodingAttention(attended, cache);
-      outputs[keyName(layer)] = generatedKeys;
-      outputs[valueName(layer)] = generatedValues;
-      return read;
+  return {
+    rows,
+    context: {
+      ...rotaryInputs(headDim, rows, 1),
+      attend(layer, attended: Attended) {
+        const cache: DecodingCache = {
+          users: 'users',
+          beams: 'beams',
+          headDim,
+          promptKeys: prompt(keyName(layer)),
+          promptValues: prompt(valueName(layer)),
+          promptMask,
+          generatedKeys: generated(keyName(layer)),
+          generatedValues: generated(valueName(layer)),
+          parents,
+        };
+        const { read, generatedKeys, generatedValues } = decodingAttention(attended, cache);
+        onRead?.(layer, generatedKeys, generatedValues);
+        return read;
+      },
+      ...(lora && { adapt: lora.adapt }),
     },
-    ...(lora && { adapt: lora.adapt }),
   };
-  const hidden = runLayers(model, ids, context);
-  // Outputs and inputs of a program may not share names.
-  const grown = Object.fromEntries(Object.entries(outputs).map(([name, value]) => [grownName(name), value]));
-  return { ...likeliest(model, hidden, count), ...grown };
 }
 
-const keyName = (layer: number): string => `keys.${layer}`;
-const valueName = (layer: number): string => `values.${layer}`;
+export const keyName = (layer: number): string => `keys.${layer}`;
+export const valueName = (layer: number): string => `values.${layer}`;
+/** Whether an output is the keys or the values of a layer. */
+export const isCacheName = (name: string): boolean => /^(keys|values)\.\d+$/.test(name);
 export const prefixName = (name: string): string => `prefix.${name}`;
 export const grownName = (name: string): string => `grown.${name}`;
 /** The names of all layers' keys and values. */

@@ -4,13 +4,18 @@ import { float32, input, type NamedTensors, nodeRuntime, random } from '@fellrec
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { dropoutFeeds, ignoredLabel, labelCount, type Sequence, sharedPrefix } from '../src/batch.ts';
 import { openCheckpoint } from '../src/checkpoint/checkpoint.ts';
-import { type Adapter, type LanguageModel, languageModel, type StepResult } from '../src/language-model.ts';
+import {
+  type Adapter,
+  languageModel,
+  type StepResult,
+  type WholeLanguageModel,
+} from '../src/language-model.ts';
 import { initialAdapter, type LoraConfig, loraName, projections } from '../src/lora.ts';
 import { largestDifference, norm, relativeDifference } from './numbers.ts';
 import { fixture, temporaryFolder } from './shared.ts';
 
 const cacheDir = temporaryFolder();
-let model: LanguageModel;
+let model: WholeLanguageModel;
 beforeAll(async () => {
   model = languageModel(await openCheckpoint(fixture('llama-gqa-tied'), { cacheDir }), nodeRuntime());
 });

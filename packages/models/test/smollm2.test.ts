@@ -5,7 +5,7 @@ import { float32, type NamedTensors, nodeRuntime } from '@fellrec/graph';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import type { Sequence } from '../src/batch.ts';
 import { openCheckpoint } from '../src/checkpoint/checkpoint.ts';
-import { type Adapter, type LanguageModel, languageModel } from '../src/language-model.ts';
+import { type Adapter, languageModel, type WholeLanguageModel } from '../src/language-model.ts';
 import { adaptedProjections, loraName } from '../src/lora.ts';
 import { loadTokenizer } from '../src/tokenizer.ts';
 import { largestDifference, norm, relativeDifference } from './numbers.ts';
@@ -36,7 +36,7 @@ const eos = 2;
 describe.skipIf(!folder)('SmolLM2-135M', () => {
   const cases: Cases = folder ? readJson(join(folder, 'cases.json')) : (undefined as never);
   const cacheDir = temporaryFolder();
-  let model: LanguageModel;
+  let model: WholeLanguageModel;
   beforeAll(async () => {
     model = languageModel(await openCheckpoint(folder!, { cacheDir }), nodeRuntime());
   });

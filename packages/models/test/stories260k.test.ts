@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { nodeRuntime } from '@fellrec/graph';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { openCheckpoint } from '../src/checkpoint/checkpoint.ts';
-import { type LanguageModel, languageModel } from '../src/language-model.ts';
+import { languageModel, type WholeLanguageModel } from '../src/language-model.ts';
 import { loadTokenizer, type Tokenizer } from '../src/tokenizer.ts';
 import { largestDifference } from './numbers.ts';
 import { fixture, readJson, stories260k, temporaryFolder } from './shared.ts';
@@ -19,7 +19,7 @@ const cases = readJson<{
 }>(join(fixture('stories260k'), 'cases.json'));
 
 let tokenizer: Tokenizer;
-let model: LanguageModel;
+let model: WholeLanguageModel;
 const cacheDir = temporaryFolder();
 beforeAll(async () => {
   tokenizer = await loadTokenizer(stories260k);

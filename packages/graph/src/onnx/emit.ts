@@ -12,11 +12,16 @@ import {
 } from '../value.ts';
 import { type Attribute, encodeModel, type Initializer, type Node, rawBytes } from './encode.ts';
 
+export interface ValueInfo {
+  readonly dtype: ValueType;
+  readonly shape: Shape;
+}
+
 /** What the compiler of a runtime needs to know of a model. */
 export interface OnnxModel {
   readonly bytes: Uint8Array;
-  readonly inputs: ReadonlyMap<string, { readonly dtype: ValueType; readonly shape: Shape }>;
-  readonly outputs: readonly string[];
+  readonly inputs: ReadonlyMap<string, ValueInfo>;
+  readonly outputs: ReadonlyMap<string, ValueInfo>;
 }
 
 /** Names a file that holds weights, as the runtime will find it. */
@@ -340,7 +345,7 @@ function roundedProduct(e: Emitter, x: string, matrix: QuantizedMatrix, terms: 1
 export function emit(outputs: Outputs, locationOf: LocationOf): OnnxModel {
   const { order, canonical } = topological(Object.values(outputs));
   const e = new Emitter(order, locationOf);
-  const inputs = new Map<string, { dtype: ValueType; shape: Shape }>();
+  const inputs = new Map<string, ValueInfo>();
   const leaves = new Set<string>();
   const needed = neededValues(order, new Set(Object.values(outputs).map((value) => canonical.get(value)!)));
   for (const value of order) {
@@ -359,15 +364,39 @@ export function emit(outputs: Outputs, locationOf: LocationOf): OnnxModel {
       .map((operand) => e.nameOf(operand));
     e.bind(value, rule(e, operands, operation, value));
   }
-  for (const [name, value] of Object.entries(outputs))
-    e.nodes.push({ type: 'Identity', inputs: [e.nameOf(canonical.get(value)!)], outputs: [name] });
+  const nodes = withOutputs(
+    e.nodes,
+    Object.entries(outputs).map(([name, value]) => ({ name, from: e.nameOf(canonical.get(value)!) })),
+  );
   const bytes = encodeModel({
-    nodes: e.nodes,
+    nodes,
     initializers: e.initializers,
     inputs: [...inputs].map(([name, type]) => ({ name, ...type })),
     outputs: Object.entries(outputs).map(([name, { dtype, shape }]) => ({ name, dtype, shape })),
   });
-  return { bytes, inputs, outputs: Object.keys(outputs) };
+  const outputInfo = Object.entries(outputs).map(
+    ([name, { dtype, shape }]) => [name, { dtype, shape }] as const,
+  );
+  return { bytes, inputs, outputs: new Map(outputInfo) };
+}
+
+/** Nodes that make the outputs under their names: what makes one is renamed; what is no node's, or has a name, is copied. */
+function withOutputs(
+  nodes: readonly Node[],
+  outputs: readonly { readonly name: string; readonly from: string }[],
+): Node[] {
+  const made = new Set(nodes.flatMap((node) => node.outputs));
+  const renamed = new Map<string, string>();
+  const copies: Node[] = [];
+  for (const { name, from } of outputs)
+    if (made.has(from) && !renamed.has(from)) renamed.set(from, name);
+    else copies.push({ type: 'Identity', inputs: [from], outputs: [name] });
+  const rename = (name: string) => renamed.get(name) ?? name;
+  return [...nodes, ...copies].map((node) => ({
+    ...node,
+    inputs: node.inputs.map(rename),
+    outputs: node.outputs.map(rename),
+  }));
 }
 
 /** What outputs are computed from: a float32 matrix that only a gradient goes through is none of a forward program's. */

@@ -32,9 +32,10 @@ export interface Optimizer<State> {
   /**
    * Updates the parameters that a state holds. The state is used up: its memory becomes the next one's, because on
    * encoders of 148 million parameters new memory would take longer than the arithmetic.
+   * Clipping is by the norm over these gradients and others, whose squares sum to `othersSquared`.
    * @throws if a gradient is missing; the state is then as it was.
    */
-  update(gradients: NamedTensors, state: State, learningRate: number): AdamWUpdate;
+  update(gradients: NamedTensors, state: State, learningRate: number, othersSquared?: number): AdamWUpdate;
 }
 
 /**
@@ -53,11 +54,12 @@ export function adamW({
       first: zerosLike(parameters),
       second: zerosLike(parameters),
     }),
-    update(gradients, { step: before, parameters, first, second }, learningRate) {
+    update(gradients, { step: before, parameters, first, second }, learningRate, othersSquared = 0) {
       for (const name of parameters.keys())
         if (!gradients.has(name)) throw new Error(`adamw: no gradient for "${name}"`);
       const step = before + 1;
-      const gradientNorm = globalNorm(gradients);
+      const own = globalNorm(gradients);
+      const gradientNorm = othersSquared === 0 ? own : Math.sqrt(own ** 2 + othersSquared);
       const coefficients: Coefficients = {
         beta1,
         beta2,

@@ -2,12 +2,12 @@
 import { availableParallelism } from 'node:os';
 import { dirname, join, relative, sep } from 'node:path';
 import * as ort from 'onnxruntime-node';
-import type { Shape } from '../dim.ts';
-import { emit, type OnnxModel } from '../onnx/emit.ts';
+import { type Shape, sizeOf } from '../dim.ts';
+import { emit, type OnnxModel, type ValueInfo } from '../onnx/emit.ts';
 import type { Outputs } from '../segments.ts';
-import type { StoredTensor, Tensor } from '../tensor.ts';
+import { elementCount, type StoredTensor, type Tensor } from '../tensor.ts';
 import { topological } from '../value.ts';
-import type { CompileOptions, Feeds, Program, Runtime } from './runtime.ts';
+import type { CompileOptions, Feeds, Memory, Program, RunOptions, Runtime } from './runtime.ts';
 
 export interface NodeRuntimeOptions {
   /** Threads that one program computes with; as many as there are cores if absent. */
@@ -47,8 +47,12 @@ export function nodeRuntime({
 function program(session: ort.InferenceSession, model: OnnxModel, profiled: boolean): Program {
   return {
     inputs: new Set(model.inputs.keys()),
-    async run(feeds) {
-      checkFeeds(model, feeds);
+    outputs: new Set(model.outputs.keys()),
+    async run(feeds, { outputs = [...model.outputs.keys()], memory }: RunOptions = {}) {
+      const sizes = checkFeeds(model, feeds);
+      const wanted = Object.fromEntries(
+        outputs.map((name) => [name, memory ? lent(model.outputs.get(name)!, sizes, memory) : null]),
+      );
       const found = await session.run(
         Object.fromEntries(
           Object.entries(feeds).map(([name, { dtype, data, dims }]) => [
@@ -56,6 +60,7 @@ function program(session: ort.InferenceSession, model: OnnxModel, profiled: bool
             new ort.Tensor(dtype, data as never, dims),
           ]),
         ),
+        wanted,
       );
       return Object.fromEntries(
         Object.entries(found).map(([name, { type, data, dims }]) => [
@@ -71,7 +76,19 @@ function program(session: ort.InferenceSession, model: OnnxModel, profiled: bool
   };
 }
 
-function checkFeeds(model: OnnxModel, feeds: Feeds): void {
+/** A tensor for an output to be written into; null where its size is not known before it is computed. */
+function lent(
+  { dtype, shape }: ValueInfo,
+  sizes: ReadonlyMap<string, number>,
+  memory: Memory,
+): ort.Tensor | null {
+  const dims = shape.map((dim) => sizeOf(dim, sizes));
+  if (dtype !== 'float32' || !dims.every((size) => size !== undefined)) return null;
+  return new ort.Tensor('float32', memory.take(elementCount(dims)), dims);
+}
+
+/** The named sizes that the feeds have. @throws naming everything that does not fit. */
+function checkFeeds(model: OnnxModel, feeds: Feeds): ReadonlyMap<string, number> {
   const problems: string[] = [];
   const sizes = new Map<string, number>();
   for (const name of Object.keys(feeds))
@@ -85,6 +102,7 @@ function checkFeeds(model: OnnxModel, feeds: Feeds): void {
   }
   if (problems.length > 0)
     throw new Error(`graph: what is fed does not fit the program: ${problems.join('; ')}`);
+  return sizes;
 }
 
 /** Whether dimensions fit a shape, given the named sizes bound so far; binds those that it meets first. */

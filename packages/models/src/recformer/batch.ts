@@ -56,7 +56,7 @@ export function encoderBatch(
     throw new Error(
       `model: a sequence has ${longest} tokens, the position table is for ${config.positionCount - 2}`,
     );
-  const step = form === 'blocks' ? Math.max(...config.attentionWindows) : lengthStep;
+  const step = lengthStepOf(config, form);
   const time = Math.ceil(longest / step) * step;
   const batch = sequences.length;
   const padded = (of: (sequence: ItemSequence) => readonly number[], padding: number) =>
@@ -67,12 +67,6 @@ export function encoderBatch(
       ]),
       [batch, time],
     );
-  const firstMask = new Float32Array(batch * time);
-  const share = new Float32Array(batch * time);
-  lengths.forEach((length, b) => {
-    firstMask.fill(masked, b * time + length, (b + 1) * time);
-    share.fill(1 / length, b * time, b * time + length);
-  });
   return {
     time,
     feeds: {
@@ -81,21 +75,45 @@ export function encoderBatch(
       positions: padded(({ ids }) => ids.map((_, m) => m + 2), 1),
       tokenTypes: padded(({ tokenTypes }) => tokenTypes, config.tokenTypeCount - 1),
       itemPositions: padded(({ itemPositions }) => itemPositions, config.itemPositionCount - 1),
-      firstRows: int64(
-        lengths.map((_, b) => b * time),
-        [batch],
-      ),
-      firstMask: float32(firstMask, [batch, 1, time]),
-      share: float32(share, [batch, 1, time]),
-      ...(form === 'full'
-        ? { [maskName(0)]: denseMask(lengths, time, undefined) }
-        : Object.fromEntries(
-            [...new Set(config.attentionWindows)].map((window) => [
-              maskName(window),
-              form === 'blocks' ? windowMask(lengths, time, window) : denseMask(lengths, time, window),
-            ]),
-          )),
+      ...layoutFeeds(config, lengths, time, form),
     },
+  };
+}
+
+/** Padded lengths are multiples of it. */
+export function lengthStepOf({ attentionWindows }: RecformerConfig, form: AttentionForm): number {
+  return form === 'blocks' ? Math.max(...attentionWindows) : lengthStep;
+}
+
+/** What follows from the sequences' lengths alone: firstRows, firstMask, share and masks. */
+export function layoutFeeds(
+  config: RecformerConfig,
+  lengths: readonly number[],
+  time: number,
+  form: AttentionForm,
+): Record<string, Tensor> {
+  const batch = lengths.length;
+  const firstMask = new Float32Array(batch * time);
+  const share = new Float32Array(batch * time);
+  lengths.forEach((length, b) => {
+    firstMask.fill(masked, b * time + length, (b + 1) * time);
+    share.fill(1 / length, b * time, b * time + length);
+  });
+  return {
+    firstRows: int64(
+      lengths.map((_, b) => b * time),
+      [batch],
+    ),
+    firstMask: float32(firstMask, [batch, 1, time]),
+    share: float32(share, [batch, 1, time]),
+    ...(form === 'full'
+      ? { [maskName(0)]: denseMask(lengths, time, undefined) }
+      : Object.fromEntries(
+          [...new Set(config.attentionWindows)].map((window) => [
+            maskName(window),
+            form === 'blocks' ? windowMask(lengths, time, window) : denseMask(lengths, time, window),
+          ]),
+        )),
   };
 }
 

@@ -1,6 +1,6 @@
 // `config.json` of a RecFormer, or of the BERT-family encoder that one starts from, checked and brought to our names.
 import { z } from 'zod';
-import type { AdaptedProjections, EncoderProjection, LoraConfig } from '../lora.ts';
+import { type AdaptedProjections, type EncoderProjection, layerOf, type Targets } from '../lora.ts';
 
 export interface RecformerConfig {
   readonly vocabularySize: number;
@@ -211,14 +211,18 @@ const attentionProjections = [
 /** `encoder.layer.0.attention.self.query` for every adapted projection, in the model's order. */
 export function adaptedEncoderProjections(
   config: RecformerConfig,
-  { targetModules }: Pick<LoraConfig, 'targetModules'>,
+  { targetModules, layers }: Targets,
 ): AdaptedProjections {
   const targets: readonly string[] = targetModules;
   return new Map(
     [...recformerTensors(config)].flatMap(([name, dims]) => {
       const path = name.replace(/\.weight$/, '');
       const [out, in_] = dims;
-      const adapted = path !== name && in_ !== undefined && targets.includes(path.split('.').at(-1)!);
+      const adapted =
+        path !== name &&
+        in_ !== undefined &&
+        targets.includes(path.split('.').at(-1)!) &&
+        (layers?.includes(layerOf(path)!) ?? true);
       return adapted ? [[path, [out!, in_]] as const] : [];
     }),
   );

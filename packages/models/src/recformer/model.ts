@@ -11,16 +11,17 @@ import {
   type Program,
   type Runtime,
   type Tensor,
-  type Value,
   zeros,
 } from '@fellrec/graph';
-import { addTo, chunks, dropoutFeeds } from '../batch.ts';
+import { addTo, chunks } from '../batch.ts';
 import type { StepOptions, StepResult } from '../language-model.ts';
 import { type LoraConfig, type LoraGraph, loraGraph } from '../lora.ts';
+import { type Compiled, programCache } from '../program-cache.ts';
 import { gradientName } from '../programs.ts';
 import { type AttentionForm, attentionForm, encoderBatch, type ItemSequence } from './batch.ts';
 import type { RecformerCheckpoint } from './checkpoint.ts';
 import { adaptedEncoderProjections, type RecformerConfig } from './config.ts';
+import { encoderDropout } from './dropout.ts';
 import { recformer, wordTable } from './layers.ts';
 import {
   type Contrast,
@@ -91,11 +92,6 @@ export interface EncoderModel {
 
 type ProgramKind = 'train' | 'loss' | 'encode' | 'trace';
 
-interface Compiled {
-  readonly program: Program;
-  readonly masks: ReadonlyMap<string, Value>;
-}
-
 const defaultBatch = 8;
 
 export interface EncoderOptions {
@@ -112,7 +108,7 @@ export function encoderModel(
   { pooling = checkpoint.config.pooling, form: chosen }: EncoderOptions = {},
 ): EncoderModel {
   const { config } = checkpoint;
-  const compiled = new Map<string, Promise<Compiled>>();
+  const programs = programCache<ProgramKind>();
 
   interface Variant {
     readonly form: AttentionForm;
@@ -128,15 +124,7 @@ export function encoderModel(
     variant: Variant,
   ): Promise<Compiled> {
     const trained = parameters && (parameters.lora ?? [...parameters.tensors.keys()]);
-    const key = `${kind} ${JSON.stringify([trained, variant])}`;
-    let known = compiled.get(key);
-    if (!known) {
-      known = compile(kind, parameters, variant);
-      compiled.set(key, known);
-      // What failed is tried again.
-      known.catch(() => compiled.delete(key));
-    }
-    return known;
+    return programs.get(kind, [trained, variant], () => compile(kind, parameters, variant));
   }
 
   async function compile(
@@ -234,7 +222,15 @@ export function encoderModel(
       const tokens = { real: 0, computed: 0, padding: 0 };
       let loss = 0;
       const dropped = ({ masks }: Compiled, part: readonly Indexed[], time: number) =>
-        rate > 0 ? encoderDropout(masks, rate, part, time, dropoutSeed!) : {};
+        rate > 0
+          ? encoderDropout(
+              masks,
+              rate,
+              part.map(({ labelled, index }) => ({ stream: index, tokens: labelled.sequence.ids.length })),
+              time,
+              dropoutSeed!,
+            )
+          : {};
       for await (const part of parts(batch, 'train', parameters, options, rate > 0, dropped)) {
         tokens.real += part.tokens.real;
         tokens.computed += part.tokens.computed;
@@ -264,11 +260,7 @@ export function encoderModel(
       return loss;
     },
 
-    async release() {
-      const all = await Promise.allSettled(compiled.values());
-      compiled.clear();
-      for (const one of all) if (one.status === 'fulfilled') await one.value.program.dispose();
-    },
+    release: () => programs.release([]),
   };
 }
 
@@ -316,39 +308,6 @@ function labelFeeds(part: readonly Indexed[], total: number): Record<string, Ten
       ),
     }),
   };
-}
-
-/** Masks of all tokens, and of the first tokens alone: every sequence draws from a stream of its own. */
-function encoderDropout(
-  masks: ReadonlyMap<string, Value>,
-  rate: number,
-  part: readonly Indexed[],
-  time: number,
-  seed: readonly [number, ...(string | number)[]],
-): Record<string, Tensor> {
-  const split = (ofFirst: boolean) =>
-    new Map([...masks].filter(([, { shape }]) => (shape[0] === 'batch') === ofFirst));
-  const rows = (tokens: (sequence: ItemSequence) => number, stride: number) =>
-    part.map(({ labelled: { sequence }, index }) => ({
-      stream: index,
-      tokens: tokens(sequence),
-      stride,
-      labels: 0,
-    }));
-  return {
-    ...dropoutFeeds(
-      split(true),
-      rate,
-      rows(() => 1, 1),
-      seed,
-    ),
-    ...dropoutFeeds(
-      split(false),
-      rate,
-      rows(({ ids }) => ids.length, time),
-      seed,
-    ),
-  } as Record<string, Tensor>;
 }
 
 /** Adds the rows of tokens to those of a table. */

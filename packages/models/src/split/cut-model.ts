@@ -1,0 +1,57 @@
+// What cutting needs to know of an architecture: the graph of one layer, and what it is fed for a layout of tokens.
+// Both sides of a cut run their layers one by one, so that any k can be chosen, and clients with different k share them.
+import type { Feeds, NamedTensors, Outputs, Tensor, Value } from '@fellrec/graph';
+import type { DecodingCache } from '../decoding.ts';
+import type { AdaptedProjections, LoraConfig } from '../lora.ts';
+import type { MiddleDropout, TokenLayout } from './middle.ts';
+
+/** What is trained: an adapter's tensors with its configuration, or (without one) tensors in the checkpoint's place. */
+export interface Trained {
+  readonly lora?: LoraConfig;
+  readonly tensors: NamedTensors;
+}
+
+export interface LayerGraph {
+  /** The input `hidden`, [tokens, d]. */
+  readonly hidden: Value;
+  /** Hidden states after the layer, [tokens, d]. */
+  readonly states: Value;
+  /** What is trained of the layer, as inputs by their names. */
+  readonly parameters: ReadonlyMap<string, Value>;
+  /** Dropout masks, inputs too. */
+  readonly masks: ReadonlyMap<string, Value>;
+  /** Its keys and values by `keyName` and `valueName`, where it can decode. */
+  readonly read: Outputs;
+}
+
+export interface LayerOptions {
+  readonly trained?: Trained | undefined;
+  /** With dropout. */
+  readonly training: boolean;
+}
+
+export interface CutModel {
+  readonly layerCount: number;
+  readonly hiddenSize: number;
+  adapted(lora: LoraConfig): AdaptedProjections;
+  /** What is wrong with a layout; undefined if nothing is. */
+  problem(layout: TokenLayout): string | undefined;
+  /** Tells layouts apart whose graphs differ. */
+  form(layout: TokenLayout): string;
+  layer(index: number, form: string, options: LayerOptions): LayerGraph;
+  /** What layers are fed besides hidden states: positions and masks. */
+  feeds(layout: TokenLayout): Feeds;
+  dropout(
+    masks: ReadonlyMap<string, Value>,
+    rate: number,
+    layout: TokenLayout,
+    dropout: MiddleDropout,
+  ): Feeds;
+  /** Where the model generates. */
+  readonly decoding?: {
+    /** One more token of every beam, as `decodingProgram`: `states` instead of tokens, and the grown caches. */
+    layer(index: number, options: LayerOptions): Outputs;
+    /** Of the keys and values that prompts left. */
+    cache(read: Readonly<Record<string, Tensor>>, layout: TokenLayout, beams: number): DecodingCache;
+  };
+}

@@ -1,0 +1,291 @@
+// Layers as programs of their own, one after another: forward, keeping what the backward pass needs; backward; a token
+// at a time. Forward and backward are one joint graph that the differentiator cuts in two.
+import {
+  type Feeds,
+  type Float32Tensor,
+  input,
+  type MemoryPool,
+  memoryPool,
+  type NamedTensors,
+  type Outputs,
+  type Program,
+  partialGradients,
+  type RunOptions,
+  type Runtime,
+  splitForwardBackward,
+  type Tensor,
+  type Value,
+} from '@fellrec/graph';
+import { ofLayers } from '../lora.ts';
+import { programCache } from '../program-cache.ts';
+import { gradientName, isCacheName, named } from '../programs.ts';
+import type { CutModel, LayerOptions, Trained } from './cut-model.ts';
+import type { MiddleDropout, TokenLayout } from './middle.ts';
+
+/** Layers from .. to - 1. */
+export interface LayerRange {
+  readonly from: number;
+  readonly to: number;
+}
+
+export interface PassOptions {
+  readonly trained?: Trained | undefined;
+  /** In training with an adapter that has dropout. */
+  readonly dropout?: MiddleDropout | undefined;
+}
+
+/** What a forward pass left for its backward pass; to be used once, or freed. */
+export interface KeptPass {
+  readonly bytes: number;
+  /** `through`: whether the gradient of the states that came in is wanted too. */
+  backward(
+    gradient: Float32Tensor,
+    through: boolean,
+  ): Promise<{ readonly gradient: Float32Tensor | undefined; readonly gradients: NamedTensors }>;
+  free(): void;
+}
+
+export interface CutLayers {
+  readonly model: CutModel;
+  forward(
+    range: LayerRange,
+    states: Float32Tensor,
+    layout: TokenLayout,
+    options: PassOptions,
+  ): Promise<Float32Tensor>;
+  /** As forward, keeping what `backward` needs. */
+  forwardKept(
+    range: LayerRange,
+    states: Float32Tensor,
+    layout: TokenLayout,
+    options: PassOptions,
+  ): Promise<{ readonly states: Float32Tensor; readonly kept: KeptPass }>;
+  /** As forward, with the layers' keys and values by their names. */
+  prompt(
+    range: LayerRange,
+    states: Float32Tensor,
+    layout: TokenLayout,
+    options: PassOptions,
+  ): Promise<{ readonly states: Float32Tensor; readonly read: Record<string, Tensor> }>;
+  /** One more token of every beam; `feeds` as of a `DecodingCache`. With the grown caches. */
+  decode(
+    range: LayerRange,
+    states: Float32Tensor,
+    feeds: Feeds,
+    options: PassOptions,
+  ): Promise<{ readonly states: Float32Tensor; readonly grown: Record<string, Tensor> }>;
+  release(): Promise<void>;
+}
+
+export interface CutLayersOptions {
+  /** Computes the forward pass of a layer again instead of keeping what its backward pass needs: slower, in little memory. */
+  readonly recompute?: boolean;
+}
+
+type Kind = 'forward' | 'backward' | 'through' | 'decode';
+
+/** A layer's programs, uncompiled. */
+interface LayerSegments {
+  readonly forward: Outputs;
+  /** Outputs of `forward` that the others are fed. */
+  readonly residuals: readonly string[];
+  /** The gradients of what is trained; with that of the states. */
+  readonly backward: Outputs;
+  readonly through: Outputs;
+  readonly masks: ReadonlyMap<string, Value>;
+}
+
+interface PassedLayer {
+  readonly index: number;
+  /** What went in. */
+  readonly hidden: Float32Tensor;
+  /** What came out: the states, and what was wanted besides. */
+  readonly found: Record<string, Tensor>;
+  readonly masks: Feeds;
+}
+
+const ofStates = gradientName('hidden');
+
+export function cutLayers(
+  model: CutModel,
+  runtime: Runtime,
+  { recompute = false }: CutLayersOptions = {},
+): CutLayers {
+  const programs = programCache<Kind>();
+  const segments = new Map<string, LayerSegments>();
+  const memory = memoryPool();
+
+  function layerOf(index: number, layout: TokenLayout, { trained, dropout }: PassOptions) {
+    const options = { trained: partOf(trained, index), training: dropout !== undefined };
+    const form = model.form(layout);
+    const variant = [index, form, describe(options.trained), options.training];
+    const key = JSON.stringify(variant);
+    const known = segments.get(key) ?? segmentsOfLayer(model, index, form, options, recompute);
+    segments.set(key, known);
+    const program = (kind: 'forward' | 'backward' | 'through') =>
+      programs.get(kind, variant, async () => ({
+        program: await runtime.compile(known[kind]),
+        masks: known.masks,
+      }));
+    return { ...known, program };
+  }
+
+  /** Runs a range of layers; `wanted` says what each one hands out besides its states. */
+  async function pass(
+    { from, to }: LayerRange,
+    states: Float32Tensor,
+    layout: TokenLayout,
+    options: PassOptions,
+    wanted: (name: string, residuals: readonly string[]) => boolean,
+  ): Promise<{ states: Float32Tensor; feeds: Feeds; layers: PassedLayer[] }> {
+    const feeds = model.feeds(layout);
+    const layers: PassedLayer[] = [];
+    let hidden = states;
+    for (let index = from; index < to; index++) {
+      const { program, residuals } = layerOf(index, layout, options);
+      const { program: forward, masks } = await program('forward');
+      const rate = options.trained?.lora?.dropout ?? 0;
+      const dropped = options.dropout && rate > 0 ? model.dropout(masks, rate, layout, options.dropout) : {};
+      const outputs = [...forward.outputs].filter((name) => name === 'states' || wanted(name, residuals));
+      const found = await run(forward, { ...feeds, ...dropped, hidden }, options.trained, {
+        outputs,
+        memory,
+      });
+      layers.push({ index, hidden, found, masks: dropped });
+      hidden = found.states as Float32Tensor;
+    }
+    return { states: hidden, feeds, layers };
+  }
+
+  return {
+    model,
+    async forward(range, states, layout, options) {
+      const found = await pass(range, states, layout, options, () => false);
+      memory.give(found.layers.slice(1).map(({ hidden }) => hidden.data));
+      return found.states;
+    },
+
+    async forwardKept(range, states, layout, options) {
+      const found = await pass(range, states, layout, options, (name, residuals) => residuals.includes(name));
+      const kept = keptPass(
+        found.layers,
+        memory,
+        async (kind, { index, hidden, found: made, masks }, gradient) => {
+          const { program } = await layerOf(index, layout, options).program(kind);
+          const feeds = { ...found.feeds, ...masks, ...made, hidden, gradient };
+          return run(program, feeds, options.trained, { memory });
+        },
+      );
+      return { states: found.states, kept };
+    },
+
+    async prompt(range, states, layout, options) {
+      const found = await pass(range, states, layout, options, isCacheName);
+      memory.give(found.layers.slice(1).map(({ hidden }) => hidden.data));
+      const made = found.layers.flatMap(({ found: outputs }) => Object.entries(outputs));
+      return { states: found.states, read: Object.fromEntries(made.filter(([name]) => isCacheName(name))) };
+    },
+
+    async decode({ from, to }, states, feeds, options) {
+      let hidden = states;
+      const grown: Record<string, Tensor> = {};
+      for (let index = from; index < to; index++) {
+        const part = { trained: partOf(options.trained, index), training: false };
+        const { program } = await programs.get('decode', [index, describe(part.trained)], async () => {
+          if (!model.decoding) throw new Error('model: an encoder does not decode');
+          return { program: await runtime.compile(model.decoding.layer(index, part)), masks: new Map() };
+        });
+        const { states: after, ...others } = await run(program, { ...feeds, hidden }, options.trained);
+        Object.assign(grown, others);
+        hidden = after as Float32Tensor;
+      }
+      return { states: hidden, grown };
+    },
+
+    release: () => programs.release([]),
+  };
+}
+
+/** The graph of a layer and of its gradients, in two parts. */
+function segmentsOfLayer(
+  model: CutModel,
+  index: number,
+  form: string,
+  options: LayerOptions,
+  recompute: boolean,
+): LayerSegments {
+  const { hidden, states, parameters, masks, read } = model.layer(index, form, options);
+  const seed = { value: states, gradient: input('gradient', 'float32', states.shape) };
+  const found = partialGradients([seed], [hidden, ...parameters.values()]);
+  const gradients = named(['hidden', ...parameters.keys()], found);
+  const { [ofStates]: _, ...own } = gradients;
+  const outputs = { states, ...read };
+  if (recompute) return { forward: outputs, residuals: [], backward: own, through: gradients, masks };
+  const { forward, backward, residuals } = splitForwardBackward(outputs, gradients);
+  const { [ofStates]: __, ...ofParameters } = backward;
+  return { forward, residuals, backward: ofParameters, through: backward, masks };
+}
+
+function keptPass(
+  layers: readonly PassedLayer[],
+  memory: MemoryPool,
+  step: (
+    kind: 'backward' | 'through',
+    layer: PassedLayer,
+    gradient: Float32Tensor,
+  ) => Promise<Record<string, Tensor>>,
+): KeptPass {
+  let left = [...layers];
+  const states = layers.at(-1)?.found.states;
+  /** What a layer made for the pass alone: the states that went into the first and came out of the last are the caller's. */
+  const arraysOf = ({ found }: PassedLayer) =>
+    Object.values(found).flatMap((tensor) =>
+      tensor === states || tensor.dtype !== 'float32' ? [] : [tensor.data],
+    );
+  return {
+    bytes: layers.flatMap(arraysOf).reduce((sum, { byteLength }) => sum + byteLength, 0),
+    async backward(last, through) {
+      const gradients = new Map<string, Float32Tensor>();
+      let gradient: Float32Tensor | undefined = last;
+      while (left.length > 0 && gradient) {
+        const layer = left.pop()!;
+        const wanted = through || left.length > 0;
+        const { [ofStates]: before, ...own }: Record<string, Tensor> = await step(
+          wanted ? 'through' : 'backward',
+          layer,
+          gradient,
+        );
+        for (const [name, tensor] of Object.entries(own)) gradients.set(name, tensor as Float32Tensor);
+        memory.give(arraysOf(layer));
+        if (gradient !== last) memory.give([gradient.data]);
+        gradient = before as Float32Tensor | undefined;
+      }
+      return { gradient, gradients };
+    },
+    free() {
+      memory.give(left.flatMap(arraysOf));
+      left = [];
+    },
+  };
+}
+
+/** Feeds a program what it takes. */
+function run(
+  program: Program,
+  feeds: Feeds,
+  trained: Trained | undefined,
+  options?: RunOptions,
+): Promise<Record<string, Tensor>> {
+  const available = [...Object.entries(feeds), ...(trained?.tensors ?? [])];
+  return program.run(Object.fromEntries(available.filter(([name]) => program.inputs.has(name))), options);
+}
+
+/** Tells what is trained apart, but not its values. */
+const describe = (trained: Trained | undefined) => trained && (trained.lora ?? [...trained.tensors.keys()]);
+
+/** The part of what is trained that belongs to a layer. */
+function partOf(trained: Trained | undefined, index: number): Trained | undefined {
+  if (!trained) return undefined;
+  const tensors = ofLayers(trained.tensors, (layer) => layer === index);
+  return tensors.size > 0 ? { ...trained, tensors } : undefined;
+}

@@ -1,0 +1,171 @@
+// A LLaMA cut after any layer computes what it computes whole: losses, gradients, steps, vectors, generated tokens.
+import { adamW, type Float32Tensor, float32, type NamedTensors, nodeRuntime, random } from '@fellrec/graph';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { ignoredLabel, type Sequence } from '../src/batch.ts';
+import { type Checkpoint, openCheckpoint } from '../src/checkpoint/checkpoint.ts';
+import { type Adapter, languageModel, type WholeLanguageModel } from '../src/language-model.ts';
+import { llama } from '../src/llama.ts';
+import { initialAdapter, type LoraConfig, ofLayers, projections } from '../src/lora.ts';
+import { splitLanguageModel } from '../src/split/language-model.ts';
+import { type CutLayers, cutLayers } from '../src/split/layers.ts';
+import { llamaCut } from '../src/split/llama.ts';
+import { type LocalMiddle, localMiddle } from '../src/split/local-middle.ts';
+import { relativeDifference } from './numbers.ts';
+import { stories260k, temporaryFolder } from './shared.ts';
+
+const cacheDir = temporaryFolder();
+const runtime = nodeRuntime({ threads: 1 });
+let checkpoint: Checkpoint;
+let whole: WholeLanguageModel;
+const layers = new Map<string, CutLayers>();
+beforeAll(async () => {
+  checkpoint = await openCheckpoint(stories260k, { cacheDir });
+  whole = languageModel(checkpoint, runtime);
+  const cut = llamaCut(llama(checkpoint), checkpoint.config);
+  layers.set('kept', cutLayers(cut, runtime));
+  layers.set('recomputed', cutLayers(cut, runtime, { recompute: true }));
+});
+afterAll(async () => {
+  await whole.release();
+  for (const one of layers.values()) await one.release();
+});
+
+const layerCount = 5;
+const last = layerCount - 1;
+const cuts = Array.from({ length: layerCount }, (_, k) => k);
+const draw = random(3, 'split');
+const tokens = (length: number) => Array.from({ length }, () => 3 + draw.integer(500));
+const shared = [1, ...tokens(11)];
+/** Five sequences that begin alike, and three that do not: with a prefix that is computed once, and without. */
+const batches: Record<string, Sequence[]> = {
+  prefixed: [4, 9, 17, 5, 12].map((length) => {
+    const ids = [...shared, ...tokens(length)];
+    return { ids, labels: ids.map((id, t) => (t < ids.length - 3 ? ignoredLabel : id)) };
+  }),
+  plain: [6, 3, 19].map((length) => {
+    const ids = [1, ...tokens(length)];
+    return { ids, labels: ids.map((id, t) => (t < 2 ? ignoredLabel : id)) };
+  }),
+};
+
+/** All halves random: nothing has a gradient of 0. */
+function adapterOf(lora: LoraConfig): Adapter {
+  const tensors: NamedTensors = new Map(
+    [...initialAdapter(checkpoint.config, lora, 1)].map(([name, { dims, data }]): [string, Float32Tensor] => {
+      const { normal } = random(5, name);
+      return [
+        name,
+        float32(
+          Float32Array.from(data, () => 0.1 * normal()),
+          dims,
+        ),
+      ];
+    }),
+  );
+  return { config: lora, tensors };
+}
+const lora: LoraConfig = { rank: 2, alpha: 4, dropout: 0.2, targetModules: projections };
+
+type Mode = 'client-layers' | 'all-layers';
+const settings = { clipNorm: 0.05, weightDecay: 0.01 };
+
+/** The model cut after k layers, each side with its part of an adapter. */
+function split(k: number, mode: Mode, kept = 'kept') {
+  const mine = (layer: number) => layer < k || layer === last;
+  const config = { ...lora, layers: cuts.filter(mine) };
+  const all = adapterOf(lora);
+  const own: Adapter = { config, tensors: ofLayers(all.tensors, mine) };
+  const others = ofLayers(all.tensors, (layer) => !mine(layer));
+  const range = { from: k, to: last };
+  const middle: LocalMiddle = localMiddle({
+    layers: layers.get(kept)!,
+    range,
+    ...(mode === 'all-layers' && others.size > 0 && { trained: { lora, tensors: others } }),
+    optimizer: settings,
+  });
+  const model = splitLanguageModel({ checkpoint, runtime, layers: layers.get(kept)!, kept: k, middle });
+  // What is compared with: the same adapter, whole.
+  const unsplit = mode === 'all-layers' ? all : own;
+  return { model, own, middle, unsplit };
+}
+
+function expectNear(found: NamedTensors, expected: NamedTensors, tolerance: number): void {
+  expect([...found.keys()].sort()).toEqual([...expected.keys()].sort());
+  for (const [name, { data }] of expected)
+    expect(relativeDifference(found.get(name)!.data, data), name).toBeLessThan(tolerance);
+}
+
+const cases = cuts.flatMap((k) =>
+  (['client-layers', 'all-layers'] as const).flatMap((mode) =>
+    Object.keys(batches).map((batch) => [k, mode, batch] as const),
+  ),
+);
+
+describe('cut after k layers', () => {
+  test.each(cases)('k = %i, %s, %s: loss and gradients, with dropout', async (k, mode, batch) => {
+    const { model, own, unsplit } = split(k, mode);
+    const options = { microBatch: 2, dropoutSeed: [1, 'dropout', k] as const };
+    const expected = await whole.gradients(batches[batch]!, unsplit, options);
+    const found = await model.gradients(batches[batch]!, own, options);
+    expect(Math.abs(found.loss / expected.loss - 1)).toBeLessThan(1e-6);
+    expectNear(
+      found.gradients,
+      new Map([...expected.gradients].filter(([name]) => own.tensors.has(name))),
+      2e-6,
+    );
+    const plainLoss = await whole.loss(batches[batch]!, unsplit);
+    expect(Math.abs((await model.loss(batches[batch]!, own)) / plainLoss - 1)).toBeLessThan(1e-6);
+    await model.release();
+  });
+
+  test.each(cuts)(
+    'k = %i: steps of the adapter of all layers, clipped by the norm over both sides',
+    async (k) => {
+      const { model, own, middle, unsplit } = split(k, 'all-layers');
+      const optimizer = adamW(settings);
+      let expected = optimizer.init(unsplit.tensors);
+      let found = optimizer.init(own.tensors);
+      for (let step = 0; step < 3; step++) {
+        const options = { microBatch: 2, dropoutSeed: [1, step] as const };
+        const batch = batches.prefixed!;
+        const whole_ = await whole.gradients(batch, { config: lora, tensors: expected.parameters }, options);
+        ({ state: expected } = optimizer.update(whole_.gradients, expected, 0.01));
+        const part = await model.gradients(batch, { ...own, tensors: found.parameters }, options);
+        const squares = [...part.gradients.values()].reduce(
+          (sum, { data }) => sum + data.reduce((s, x) => s + x * x, 0),
+          0,
+        );
+        const elsewhere = (await model.updateElsewhere?.(squares, 0.01)) ?? 0;
+        ({ state: found } = optimizer.update(part.gradients, found, 0.01, elsewhere));
+      }
+      expectNear(new Map([...found.parameters, ...middle.parameters]), expected.parameters, 2e-5);
+      await model.release();
+    },
+  );
+
+  test.each(cuts)('k = %i: vectors and generated tokens', async (k) => {
+    const { model, own, unsplit } = split(k, 'all-layers');
+    const prompts = batches.prefixed!.map(({ ids }) => ids);
+    const expected = await whole.vectors(prompts);
+    const found = await model.vectors(prompts);
+    expect(relativeDifference(found.data, expected.data)).toBeLessThan(1e-6);
+    for (const beams of [1, 3]) {
+      const options = { beams, maxNewTokens: 9, eosIds: [2], batch: 3 };
+      const hypotheses = await whole.generate(prompts, options, unsplit);
+      const own_ = await model.generate(prompts, options, own);
+      expect(own_.map((list) => list.map(({ ids }) => ids))).toEqual(
+        hypotheses.map((list) => list.map(({ ids }) => ids)),
+      );
+    }
+    await model.release();
+  });
+
+  test.each(cuts)('k = %i: the same bits when the forward pass is computed again', async (k) => {
+    const options = { microBatch: 2, dropoutSeed: [1, 'dropout', k] as const };
+    const kept = split(k, 'all-layers');
+    const again = split(k, 'all-layers', 'recomputed');
+    const expected = await kept.model.gradients(batches.prefixed!, kept.own, options);
+    const found = await again.model.gradients(batches.prefixed!, again.own, options);
+    expectNear(found.gradients, expected.gradients, 1e-6);
+  });
+});
