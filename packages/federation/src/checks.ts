@@ -6,8 +6,8 @@ export interface Owned {
   readonly tensors: NamedTensors;
 }
 
-/** @throws naming every tensor that is missing, unknown or of another shape, compared with those of `first`. */
-export function assertSameTensors(first: Owned, { owner, tensors }: Owned, place: string): void {
+/** Names every tensor that is missing, unknown or of another shape, compared with those of `first`; undefined if none. */
+export function differenceOf(first: Owned, { owner, tensors }: Owned): string | undefined {
   const mismatches: string[] = [];
   for (const [name, { dims }] of first.tensors) {
     const other = tensors.get(name);
@@ -19,17 +19,15 @@ export function assertSameTensors(first: Owned, { owner, tensors }: Owned, place
   }
   for (const name of tensors.keys())
     if (!first.tensors.has(name)) mismatches.push(`${owner} has a "${name}"`);
-  if (mismatches.length > 0)
-    throw new Error(`${place}: tensors differ from those of ${first.owner}:\n  ${mismatches.join('\n  ')}`);
+  if (mismatches.length === 0) return undefined;
+  return `tensors differ from those of ${first.owner}:\n  ${mismatches.join('\n  ')}`;
 }
 
-/** @throws naming the tensors that hold NaN or an infinity. */
-export function assertFinite(tensors: NamedTensors, place: string): void {
+/** Names the tensors that hold NaN or an infinity; undefined if none do. */
+export function notFinite(tensors: NamedTensors): string | undefined {
   const bad = [...tensors].filter(([, { data }]) => !isAllFinite(data)).map(([name]) => name);
-  if (bad.length > 0)
-    throw new Error(
-      `${place}: NaN or infinity in ${bad.length} of ${tensors.size} tensors: ${bad.slice(0, 5).join(', ')}`,
-    );
+  if (bad.length === 0) return undefined;
+  return `NaN or infinity in ${bad.length} of ${tensors.size} tensors: ${bad.slice(0, 5).join(', ')}`;
 }
 
 /** x - x is 0, or NaN if x is not finite; four sums, so that additions do not wait for each other. */

@@ -13,6 +13,8 @@ export interface RoundContext {
   /** From 0. */
   readonly round: number;
   readonly onProgress?: (progress: TrainingProgress) => void;
+  /** Aborted when the round goes on without this client, with an Error that says why: its result comes too late. */
+  readonly signal?: AbortSignal;
 }
 
 /** Tokens of the samples; those computed, fewer where samples share them; how many of these were padding. */
@@ -40,6 +42,8 @@ export interface Client {
   readonly name: string;
   /** Training samples; a client with none takes part in nothing. */
   readonly samples: number;
+  /** Which tensors of the common start it trains; all if absent. It is given these and returns these. */
+  readonly holds?: (name: string) => boolean;
   train(parameters: NamedTensors, context: RoundContext): Promise<Update>;
   evaluate(parameters: NamedTensors, context: RoundContext): Promise<Evaluation>;
 }

@@ -16,7 +16,7 @@ export interface FederationState {
    * the federation runs, to be read before its next round is mixed.
    */
   readonly parameters: ReadonlyMap<string, ReadParameters>;
-  /** Each client's round of the lowest validation loss of its own; whoever wants its parameters keeps them then. */
+  /** Each client's round of the lowest validation loss of its own, once it has one; whoever wants its parameters keeps them then. */
   readonly best: ReadonlyMap<string, BestRound>;
   /** Lowest validation loss over all clients. */
   readonly bestOverall: BestRound | undefined;
@@ -26,20 +26,23 @@ export interface FederationState {
 /** A finished round as plain data. Everything by client name but `mixing`, whose rows follow `clients`. */
 export interface RoundRecord {
   readonly round: number;
+  /** Those who took part, in the federation's order. */
   readonly clients: readonly string[];
+  /** Those who did not deliver and keep what they started from; not there when all took part. */
+  readonly absent?: readonly string[];
   readonly samples: Readonly<Record<string, number>>;
   /** Mean training losses. */
   readonly losses: Readonly<Record<string, number>>;
   readonly mixing: Mixing;
-  /** After mixing. */
+  /** After mixing, of those who delivered it. */
   readonly validation: Readonly<Record<string, { readonly loss: number; readonly samples: number }>>;
-  /** Mean over all clients' validation samples. */
+  /** Mean over the validation samples of all of these. */
   readonly validationLoss: number;
   /** Up to and with this round. */
   readonly best: Readonly<Record<string, BestRound>>;
   readonly bestOverall: BestRound;
   readonly roundsWithoutImprovement: number;
-  /** Parameters exchanged: 4 bytes an element, to every client and back. */
+  /** Parameters exchanged: 4 bytes an element that a client holds, to everyone who took part and back. */
   readonly bytes: { readonly down: number; readonly up: number };
   readonly seconds: {
     readonly training: Readonly<Record<string, number>>;
@@ -48,6 +51,9 @@ export interface RoundRecord {
     readonly total: number;
   };
 }
+
+/** Who is absent from training is in `RoundRecord.absent`; who is absent from evaluation lacks a validation loss. */
+export type Phase = 'training' | 'evaluation';
 
 export type FederationEvent =
   | {
@@ -71,6 +77,22 @@ export type FederationEvent =
       readonly samples: number;
       readonly tokens?: TokenCounts;
       readonly seconds: number;
+    }
+  /** It cannot take part in this phase of the round. */
+  | {
+      readonly type: 'client-failed';
+      readonly round: number;
+      readonly client: string;
+      readonly phase: Phase;
+      readonly reason: string;
+    }
+  /** The round goes on without it: it failed, or it is late. Said at the end of a phase, in the clients' order. */
+  | {
+      readonly type: 'client-absent';
+      readonly round: number;
+      readonly client: string;
+      readonly phase: Phase;
+      readonly reason: string;
     }
   | {
       readonly type: 'aggregated';

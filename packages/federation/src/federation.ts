@@ -1,13 +1,18 @@
 // The round, written once: train everyone from their own start, mix from a snapshot, evaluate, note the best.
-import { elementCount, type NamedTensors } from '@fellrec/graph';
-import { assertFinite, assertRowStochastic, assertSameTensors } from './checks.ts';
-import type { Client, Evaluation, TrainingProgress, Update } from './client.ts';
-import type { BestRound, FederationEvent, FederationState, RoundRecord } from './events.ts';
+import type { NamedTensors } from '@fellrec/graph';
+import { assertRowStochastic, differenceOf } from './checks.ts';
+import type { Client, Evaluation } from './client.ts';
+import type { BestRound, FederationEvent, FederationState, Phase, RoundRecord } from './events.ts';
+import { assertHeld, bytesOf, type Held, heldBy } from './holdings.ts';
+import { evaluationJob, type Job, stopwatch, trainingJob } from './jobs.ts';
+import { amongAll, between } from './mixing.ts';
 import { onDisk } from './parameters/disk.ts';
+import { type HeldParameters, heldParameters } from './parameters/held.ts';
 import { inMemory } from './parameters/memory.ts';
-import type { ReadParameters, RoundParameters } from './parameters/round-parameters.ts';
+import type { ReadParameters } from './parameters/round-parameters.ts';
+import { inTurn, type Participation, together } from './participation.ts';
 import { type Products, plainProducts } from './products/products.ts';
-import type { ClientReport, Strategy } from './strategies/strategy.ts';
+import type { Strategy } from './strategies/strategy.ts';
 
 export interface FederateOptions {
   readonly clients: readonly Client[];
@@ -19,6 +24,8 @@ export interface FederateOptions {
   /** Stops after this many rounds without a lower validation loss. */
   readonly patience: number;
   readonly resume?: FederationState;
+  /** All clients at the same time, and rounds without those who are late; without it one after another, and all. */
+  readonly participation?: Participation;
   /** Compares and mixes many clients' parameters; without it that is done in plain TypeScript. */
   readonly products?: Products;
   /** Where many clients' parameters lie while it runs; without it they stay in memory. */
@@ -35,14 +42,18 @@ export interface SpillOptions {
 const fewClients = 5;
 
 /**
- * Runs rounds until `rounds` are done or the validation loss stops falling, one client after another.
- * @throws if a client fails, if a loss or a parameter is not finite, or if clients return different tensors.
+ * Runs rounds until `rounds` are done or the validation loss stops falling.
+ * @throws if a client fails (with `participation`: too many for a quorum), which it also does with a loss or a parameter
+ * that is not finite, or with other tensors than it holds.
  */
 export async function* federate(options: FederateOptions): AsyncGenerator<FederationEvent, void, undefined> {
-  const { clients, strategy, initial, rounds, patience, resume } = options;
+  const { clients, strategy, initial, rounds, patience, resume, participation } = options;
   const active = clients.filter(({ samples }) => samples > 0);
-  let state = resume ?? startFrom(initial, active);
+  const held = active.map((client) => heldBy(client, initial));
+  let state = resume ?? startFrom(held);
   assertClients(clients, active, state);
+  assertHeld(held, initial);
+  if (participation) assertParticipation(participation, active.length);
   yield {
     type: 'run-started',
     strategy: strategy.name,
@@ -54,10 +65,17 @@ export async function* federate(options: FederateOptions): AsyncGenerator<Federa
   for (const { name, samples } of clients) if (samples === 0) yield { type: 'client-skipped', client: name };
   const goesOn = () => state.nextRound < rounds && state.roundsWithoutImprovement < patience;
   if (goesOn()) {
-    const parameters = await openParameters(options, active, state);
+    const parameters = await openParameters(options, held, state);
     try {
       while (goesOn())
-        state = yield* runRound({ clients: active, strategy, initial, parameters, before: state });
+        state = yield* runRound({
+          clients: active,
+          held,
+          strategy,
+          parameters,
+          before: state,
+          ...(participation && { participation }),
+        });
     } finally {
       await parameters.close();
     }
@@ -69,149 +87,156 @@ export async function* federate(options: FederateOptions): AsyncGenerator<Federa
 
 interface Round {
   readonly clients: readonly Client[];
+  /** What each client holds of the common start. */
+  readonly held: readonly Held[];
   readonly strategy: Strategy;
-  readonly initial: NamedTensors;
-  readonly parameters: RoundParameters;
+  readonly parameters: HeldParameters;
   readonly before: FederationState;
+  readonly participation?: Participation;
 }
 
 async function* runRound({
   clients,
+  held,
   strategy,
-  initial,
   parameters,
   before,
+  participation,
 }: Round): AsyncGenerator<FederationEvent, FederationState> {
   const round = before.nextRound;
-  const names = clients.map(({ name }) => name);
   const total = stopwatch();
   yield { type: 'round-started', round };
 
-  const reports: ClientReport[] = [];
-  const training: Record<string, number> = {};
   const starts = parameters.starts();
-  for (const [c, client] of clients.entries()) {
-    const start = await starts[c]!();
-    const seconds = stopwatch();
-    const update = yield* trainClient(client, start, round);
-    training[client.name] = seconds();
-    const owned = { owner: client.name, tensors: update.parameters };
-    assertSameTensors({ owner: 'the common start', tensors: initial }, owned, `round ${round + 1}`);
-    await parameters.keep(c, update.parameters);
-    const { loss, samples, tokens } = update;
-    reports.push({ client: client.name, loss, samples });
-    const counted = tokens === undefined ? {} : { tokens };
-    yield {
-      type: 'client-trained',
-      round,
-      client: client.name,
-      loss,
-      samples,
-      ...counted,
-      seconds: training[client.name]!,
-    };
-  }
+  const trained = yield* runPhase({
+    phase: 'training',
+    round,
+    participation,
+    jobs: clients.map((client, c) => trainingJob(client, starts[c]!, held[c]!)),
+    async delivered(c, { result: { parameters: own, loss, samples, tokens }, seconds }) {
+      await parameters.keep(c, own);
+      const counted = tokens === undefined ? {} : { tokens };
+      const client = clients[c]!.name;
+      return { type: 'client-trained', round, client, loss, samples, ...counted, seconds } as const;
+    },
+  });
+  const numbers = [...clients.keys()];
+  const present = numbers.filter((c) => trained[c]);
+  const absent = numbers.filter((c) => !trained[c]);
+  for (const c of absent) await parameters.keep(c, await starts[c]!());
+  const names = present.map((c) => clients[c]!.name);
+  const reports = present.map((c) => {
+    const { client, loss, samples } = trained[c]!;
+    return { client, loss, samples };
+  });
 
   const aggregation = stopwatch();
-  const cosines = strategy.similarityOn && (await parameters.cosines(strategy.similarityOn));
+  const cosines = strategy.similarityOn && between(present, await parameters.cosines(strategy.similarityOn));
   const mixing = strategy.mix(reports, { round, cosines });
-  assertRowStochastic(mixing.matrix, clients.length, strategy.name);
-  await parameters.mix(mixing.matrix);
+  assertRowStochastic(mixing.matrix, present.length, strategy.name);
+  await parameters.mix(amongAll(present, mixing.matrix, clients.length));
   const mixed = parameters.starts();
   const aggregationSeconds = aggregation();
   yield { type: 'aggregated', round, clients: names, mixing, seconds: aggregationSeconds };
 
-  const validation: Record<string, Evaluation> = {};
-  const evaluation: Record<string, number> = {};
-  for (const [c, client] of clients.entries()) {
-    const own = await mixed[c]!();
-    const seconds = stopwatch();
-    const { loss, samples } = await evaluateClient(client, own, round);
-    evaluation[client.name] = seconds();
-    validation[client.name] = { loss, samples };
-    yield {
-      type: 'client-evaluated',
-      round,
-      client: client.name,
-      loss,
-      samples,
-      seconds: evaluation[client.name]!,
-    };
-  }
+  const evaluated = yield* runPhase({
+    phase: 'evaluation',
+    round,
+    participation,
+    jobs: present.map((c) => evaluationJob(clients[c]!, mixed[c]!)),
+    async delivered(place, { result: { loss, samples }, seconds }) {
+      return { type: 'client-evaluated', round, client: names[place]!, loss, samples, seconds } as const;
+    },
+  });
+  const validated = evaluated.filter((event) => event !== undefined);
 
-  const state = advance(before, new Map(names.map((name, c) => [name, mixed[c]!])), validation);
-  const bytes = parametersBytes(initial, clients.length);
+  const validation = Object.fromEntries(
+    validated.map(({ client, loss, samples }) => [client, { loss, samples }]),
+  );
+  const state = advance(before, new Map(clients.map(({ name }, c) => [name, mixed[c]!])), validation);
+  const bytes = bytesOf(present.map((c) => held[c]!));
   const record: RoundRecord = {
     round,
     clients: names,
+    ...(absent.length > 0 && { absent: absent.map((c) => clients[c]!.name) }),
     samples: Object.fromEntries(reports.map(({ client, samples }) => [client, samples])),
     losses: Object.fromEntries(reports.map(({ client, loss }) => [client, loss])),
     mixing,
     validation,
-    validationLoss: overallLoss(Object.values(validation)),
+    validationLoss: overallLoss(Object.values(validation), round),
     best: Object.fromEntries(
       [...state.best].map(([name, best]) => [name, { round: best.round, loss: best.loss }]),
     ),
     bestOverall: state.bestOverall!,
     roundsWithoutImprovement: state.roundsWithoutImprovement,
     bytes: { down: bytes, up: bytes },
-    seconds: { training, aggregation: aggregationSeconds, evaluation, total: total() },
+    seconds: {
+      training: Object.fromEntries(present.map((c) => [clients[c]!.name, trained[c]!.seconds])),
+      aggregation: aggregationSeconds,
+      evaluation: Object.fromEntries(validated.map(({ client, seconds }) => [client, seconds])),
+      total: total(),
+    },
   };
   yield { type: 'round-finished', ...record, state };
   return state;
 }
 
-async function* trainClient(
-  client: Client,
-  start: NamedTensors,
-  round: number,
-): AsyncGenerator<FederationEvent, Update> {
-  const reports = observe((onProgress) => client.train(start, { round, onProgress }));
-  const place = `round ${round + 1}, ${client.name}`;
-  let update: Update;
-  try {
-    for (;;) {
-      const next = await reports.next();
-      if (next.done) {
-        update = next.value;
+interface PhaseOptions<T, E> {
+  readonly phase: Phase;
+  readonly round: number;
+  readonly participation: Participation | undefined;
+  readonly jobs: readonly Job<T>[];
+  /** What to say of a result, by the number of its job. Results themselves are not kept. */
+  delivered(job: number, result: T): Promise<E>;
+}
+
+/** Has clients work and says how it goes; returns what was said of each result, undefined where there is none. */
+async function* runPhase<T, E extends FederationEvent>({
+  phase,
+  round,
+  participation,
+  jobs,
+  delivered,
+}: PhaseOptions<T, E>): AsyncGenerator<FederationEvent, (E | undefined)[]> {
+  const results: (E | undefined)[] = jobs.map(() => undefined);
+  for await (const said of participation ? together(jobs, round, participation) : inTurn(jobs, round)) {
+    const { client } = jobs[said.job]!;
+    switch (said.type) {
+      case 'progress': {
+        const { step, steps, loss } = said.progress;
+        yield { type: 'client-progress', round, client, step, steps, loss };
         break;
       }
-      const { step, steps, loss } = next.value;
-      yield { type: 'client-progress', round, client: client.name, step, steps, loss };
+      case 'delivered': {
+        const event = await delivered(said.job, said.result);
+        results[said.job] = event;
+        yield event;
+        break;
+      }
+      case 'failed':
+      case 'absent':
+        yield { type: `client-${said.type}`, round, client, phase, reason: said.reason };
     }
-  } catch (cause) {
-    throw new Error(`${place}: training failed: ${messageOf(cause)}`, { cause });
   }
-  if (!Number.isFinite(update.loss))
-    throw new Error(
-      `${place}: the training loss is ${update.loss}; a lower learning rate or a smaller clipNorm may help`,
-    );
-  assertFinite(update.parameters, place);
-  return update;
+  return results;
 }
 
-async function evaluateClient(client: Client, parameters: NamedTensors, round: number): Promise<Evaluation> {
-  const place = `round ${round + 1}, ${client.name}`;
-  const evaluation = await client.evaluate(parameters, { round }).catch((cause: unknown) => {
-    throw new Error(`${place}: evaluation failed: ${messageOf(cause)}`, { cause });
-  });
-  if (evaluation.samples > 0 && !Number.isFinite(evaluation.loss))
-    throw new Error(`${place}: the validation loss is ${evaluation.loss}`);
-  return evaluation;
-}
-
-/** The state after a round. A client without validation samples is best when all together are. */
+/**
+ * The state after a round. A client without validation samples is best when all together are; one that was not evaluated
+ * keeps its best.
+ */
 function advance(
   before: FederationState,
   parameters: ReadonlyMap<string, ReadParameters>,
   validation: Readonly<Record<string, Evaluation>>,
 ): FederationState {
   const round = before.nextRound;
-  const overall = overallLoss(Object.values(validation));
+  const overall = overallLoss(Object.values(validation), round);
   const best = new Map(before.best);
   for (const name of parameters.keys()) {
-    const { loss: own, samples } = validation[name]!;
-    const loss = samples > 0 ? own : overall;
+    const own = validation[name];
+    if (!own) continue;
+    const loss = own.samples > 0 ? own.loss : overall;
     if (loss < (best.get(name)?.loss ?? Number.POSITIVE_INFINITY)) best.set(name, { round, loss });
   }
   const improved = overall < (before.bestOverall?.loss ?? Number.POSITIVE_INFINITY);
@@ -220,40 +245,48 @@ function advance(
   return { nextRound: round + 1, parameters, best, bestOverall, roundsWithoutImprovement };
 }
 
-/** sum n loss / sum n over the clients' validation samples. */
-function overallLoss(evaluations: readonly Evaluation[]): number {
+/** sum n loss / sum n over the validation samples of those who were evaluated. */
+function overallLoss(evaluations: readonly Evaluation[], round: number): number {
   const judging = evaluations.filter(({ samples }) => samples > 0);
   const total = judging.reduce((sum, { samples }) => sum + samples, 0);
   if (total === 0)
-    throw new Error('federation: no client has validation samples, so no round can be called the best');
+    throw new Error(
+      `federation: no client has validation samples in round ${round + 1}, so it cannot be called the best`,
+    );
   return judging.reduce((sum, { loss, samples }) => sum + samples * loss, 0) / total;
 }
 
-function startFrom(initial: NamedTensors, clients: readonly Client[]): FederationState {
+function startFrom(held: readonly Held[]): FederationState {
   return {
     nextRound: 0,
-    parameters: new Map(clients.map(({ name }) => [name, async () => initial])),
+    parameters: new Map(held.map(({ client, tensors }) => [client, async () => tensors])),
     best: new Map(),
     bestOverall: undefined,
     roundsWithoutImprovement: 0,
   };
 }
 
-/** The parameters of a state, where they fit. @throws if they are other tensors than the common start's. */
+/** The parameters of a state, where they fit. @throws if they are other tensors than a client holds. */
 async function openParameters(
-  { initial, products = plainProducts, spill }: FederateOptions,
-  clients: readonly Client[],
+  { products = plainProducts, spill }: FederateOptions,
+  held: readonly Held[],
   { parameters }: FederationState,
-): Promise<RoundParameters> {
-  const starts = clients.map(({ name }) => async () => {
-    const tensors = await parameters.get(name)!();
-    const common = { owner: 'the common start', tensors: initial };
-    assertSameTensors(common, { owner: name, tensors }, 'the state to go on from');
+): Promise<HeldParameters> {
+  const starts = held.map((own) => async () => {
+    const tensors = await parameters.get(own.client)!();
+    const difference = differenceOf(own, { owner: own.client, tensors });
+    if (difference) throw new Error(`the state to go on from: ${difference}`);
     return tensors;
   });
-  const options = { like: initial, starts, products: clients.length > fewClients ? products : plainProducts };
-  const isLarge = spill && parametersBytes(initial, clients.length) > (spill.aboveBytes ?? 2 ** 28);
-  return isLarge ? onDisk(spill.directory, options) : inMemory(options);
+  const isLarge = spill && bytesOf(held) > (spill.aboveBytes ?? 2 ** 28);
+  return heldParameters({
+    held: held.map(({ tensors }) => tensors),
+    starts,
+    open: (group) => {
+      const options = { ...group, products: group.starts.length > fewClients ? products : plainProducts };
+      return isLarge ? onDisk(spill.directory, options) : inMemory(options);
+    },
+  });
 }
 
 function assertClients(clients: readonly Client[], active: readonly Client[], state: FederationState): void {
@@ -267,43 +300,11 @@ function assertClients(clients: readonly Client[], active: readonly Client[], st
     throw new Error(`federation: the state to go on from has no parameters of ${missing.join(', ')}`);
 }
 
-/** Runs `start` and yields what it reports meanwhile; returns its result. */
-async function* observe<T>(
-  start: (report: (progress: TrainingProgress) => void) => Promise<T>,
-): AsyncGenerator<TrainingProgress, T> {
-  const reports: TrainingProgress[] = [];
-  let settled = false;
-  let wake = () => {};
-  const result = start((progress) => {
-    reports.push(progress);
-    wake();
-  }).finally(() => {
-    settled = true;
-    wake();
-  });
-  // Its failure is thrown below; a listener that has left by then must not turn it into an unhandled rejection.
-  result.catch(() => {});
-  for (;;) {
-    for (let report = reports.shift(); report; report = reports.shift()) yield report;
-    if (settled) return await result;
-    await new Promise<void>((resolve) => {
-      wake = resolve;
-    });
-  }
-}
-
-function stopwatch(): () => number {
-  const started = performance.now();
-  return () => (performance.now() - started) / 1000;
-}
-
-/** Of all clients together, 4 bytes an element. */
-function parametersBytes(like: NamedTensors, clients: number): number {
-  let elements = 0;
-  for (const { dims } of like.values()) elements += elementCount(dims);
-  return 4 * clients * elements;
-}
-
-function messageOf(cause: unknown): string {
-  return cause instanceof Error ? cause.message : String(cause);
+function assertParticipation({ quorum, deadlineSeconds }: Participation, clients: number): void {
+  if (!(Number.isInteger(quorum) && quorum >= 1 && quorum <= clients))
+    throw new Error(
+      `federation: the quorum is ${quorum}; ${clients} clients train, so it can be 1 to ${clients}`,
+    );
+  if (!(deadlineSeconds >= 0))
+    throw new Error(`federation: the deadline is ${deadlineSeconds} s; it can be 0 or more`);
 }

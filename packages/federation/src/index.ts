@@ -1,7 +1,8 @@
 export type { Client, Evaluation, RoundContext, TrainingProgress, Update } from './client.ts';
-export type { BestRound, FederationEvent, FederationState, RoundRecord } from './events.ts';
+export type { BestRound, FederationEvent, FederationState, Phase, RoundRecord } from './events.ts';
 export { type FederateOptions, federate, type SpillOptions } from './federation.ts';
 export type { ReadParameters, SimilarityOn } from './parameters/round-parameters.ts';
+export type { Participation } from './participation.ts';
 export { type Block, type Products, plainProducts, type Rows } from './products/products.ts';
 export {
   createRun,

@@ -1,4 +1,40 @@
-// The rows of a mixing matrix that have to be computed: equal ones share a result (FedAvg has one row in all).
+// A mixing matrix over some of the clients, and its rows that have to be computed: equal ones share a result (FedAvg has
+// one row in all).
+
+type Matrix = readonly (readonly number[])[];
+
+/** The rows and columns of `clients`. */
+export function between(clients: readonly number[], matrix: Matrix): Matrix {
+  return clients.length === matrix.length ? matrix : clients.map((c) => clients.map((j) => matrix[c]![j]!));
+}
+
+/** A matrix between `clients` as one between all `count`: the others keep their own, and nobody takes from them. */
+export function amongAll(clients: readonly number[], matrix: Matrix, count: number): Matrix {
+  if (clients.length === count) return matrix;
+  const all = Array.from({ length: count }, (_, c) => oneHot(c, count));
+  for (const [row, c] of clients.entries()) {
+    all[c]!.fill(0);
+    for (const [column, j] of clients.entries()) all[c]![j] = matrix[row]![column]!;
+  }
+  return all;
+}
+
+/** The matrix between those who hold a tensor: weights of others are dropped and the rest divided by its sum. */
+export function amongHolders(holders: readonly number[], matrix: Matrix): Matrix {
+  if (holders.length === matrix.length) return matrix;
+  const held = new Set(holders);
+  return holders.map((c, own) => {
+    const weights = holders.map((j) => matrix[c]![j]!);
+    // What loses nothing sums to 1 already, and keeps its bits.
+    if (matrix[c]!.every((weight, j) => weight === 0 || held.has(j))) return weights;
+    const sum = weights.reduce((total, weight) => total + weight, 0);
+    return sum === 0 ? oneHot(own, holders.length) : weights.map((weight) => weight / sum);
+  });
+}
+
+function oneHot(place: number, length: number): number[] {
+  return Array.from({ length }, (_, j) => (j === place ? 1 : 0));
+}
 
 export interface DistinctRows {
   readonly rows: readonly (readonly number[])[];
@@ -6,7 +42,7 @@ export interface DistinctRows {
   readonly places: readonly number[];
 }
 
-export function distinctRows(matrix: readonly (readonly number[])[]): DistinctRows {
+export function distinctRows(matrix: Matrix): DistinctRows {
   const rows: (readonly number[])[] = [];
   const places = matrix.map((row) => {
     const known = rows.findIndex((other) => isSame(other, row));

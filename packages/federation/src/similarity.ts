@@ -1,19 +1,36 @@
-// Cosines between clients, over all their tensors as one flat vector each.
-import type { Block, Products } from './products/products.ts';
+// Cosines between clients, over the tensors that both hold as one flat vector each.
+
+/** Inner products between the clients `holders`, over tensors that all of them hold. */
+export interface HeldProducts {
+  readonly holders: readonly number[];
+  /** `[r][c]`: x_i . x_j of i = holders[r], j = holders[c]. */
+  readonly gram: readonly (readonly number[])[];
+}
 
 /**
- * s_ij = cos(x_i, x_j) of x = rows - origins, or x = rows. A zero vector has cosine 0 with every other, and everything
- * has cosine 1 with itself.
+ * s_ij = sum x_i . x_j / (sqrt(sum |x_i|^2) sqrt(sum |x_j|^2)), sums over the tensors that both hold. A zero vector has
+ * cosine 0 with every other, as has one that shares no tensor; everything has cosine 1 with itself.
  */
-export async function cosines(blocks: AsyncIterable<Block>, products: Products): Promise<number[][]> {
-  const gram = await products.gram(blocks);
-  const norms = gram.map((row, i) => Math.sqrt(row[i]!));
-  return gram.map((row, i) =>
+export function cosines(parts: readonly HeldProducts[], clients: number): number[][] {
+  const products = zeros(clients);
+  /** `[i][j]`: |x_i|^2 over what j holds too. */
+  const squares = zeros(clients);
+  for (const { holders, gram } of parts)
+    for (const [r, i] of holders.entries())
+      for (const [c, j] of holders.entries()) {
+        products[i]![j]! += gram[r]![c]!;
+        squares[i]![j]! += gram[r]![r]!;
+      }
+  return products.map((row, i) =>
     row.map((product, j) => {
       if (i === j) return 1;
-      const norm = norms[i]! * norms[j]!;
+      const norm = Math.sqrt(squares[i]![j]!) * Math.sqrt(squares[j]![i]!);
       // Rounding may leave the range by a little, and a weight below 0 is none.
       return norm === 0 ? 0 : Math.max(-1, Math.min(1, product / norm));
     }),
   );
+}
+
+function zeros(clients: number): number[][] {
+  return Array.from({ length: clients }, () => new Array<number>(clients).fill(0));
 }

@@ -1,12 +1,13 @@
 // A run that is killed at any point and goes on leaves the same files as one that was not.
 import { execFile } from 'node:child_process';
 import { existsSync } from 'node:fs';
-import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
+import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { RoundRecord } from '../src/index.ts';
+import { filesOf } from './files.ts';
 
 const script = fileURLToPath(new URL('./toy-run.ts', import.meta.url));
 
@@ -16,22 +17,6 @@ function run(...args: string[]): Promise<{ signal: NodeJS.Signals | null; output
       resolve({ signal: child.signalCode, output, errors }),
     );
   });
-}
-
-/** Every file's text by path, without what clocks say. */
-async function filesOf(directory: string): Promise<Record<string, string>> {
-  const entries = await readdir(directory, { recursive: true, withFileTypes: true });
-  const files = entries.filter((entry) => entry.isFile()).map((entry) => join(entry.parentPath, entry.name));
-  const texts = await Promise.all(
-    files
-      .sort()
-      .map(async (file) => [file.slice(directory.length + 1), withoutSeconds(await readFile(file, 'utf8'))]),
-  );
-  return Object.fromEntries(texts);
-}
-
-function withoutSeconds(text: string): string {
-  return text.replaceAll(/"seconds":\s*(\{[^{}]*(\{[^{}]*\}[^{}]*)*\}|[^,}]*)/g, '"seconds":0');
 }
 
 describe('a run that is killed', () => {

@@ -18,7 +18,7 @@ import {
 } from '../src/index.ts';
 import { inMemory } from '../src/parameters/memory.ts';
 import type { RoundParameters } from '../src/parameters/round-parameters.ts';
-import { tensors } from './toy.ts';
+import { cosinesOf, tensors } from './toy.ts';
 
 interface Case {
   /** What it is, where it is not FELLRec. */
@@ -68,7 +68,7 @@ async function trained(updates: readonly Trained[]): Promise<RoundParameters> {
 /** What a strategy makes of a round, with the cosines that it asks for. */
 async function mixingOf(strategy: Strategy, updates: readonly Trained[], round: number): Promise<Mixing> {
   const { similarityOn } = strategy;
-  const cosines = similarityOn && (await (await trained(updates)).cosines(similarityOn));
+  const cosines = similarityOn && (await cosinesOf(await trained(updates), similarityOn));
   return strategy.mix(updates, { round, cosines });
 }
 

@@ -1,7 +1,9 @@
 // Clients without a model: each pulls its parameters towards a target of its own by gradient descent on
 // loss = |x - target|^2 / (2 d).
 import type { Float32Tensor, NamedTensors } from '@fellrec/graph';
-import type { Client, FederationState } from '../src/index.ts';
+import type { Client, FederationState, SimilarityOn } from '../src/index.ts';
+import type { RoundParameters } from '../src/parameters/round-parameters.ts';
+import { cosines } from '../src/similarity.ts';
 
 export function tensors(values: Readonly<Record<string, readonly number[] | Float32Array>>): NamedTensors {
   return new Map(
@@ -48,6 +50,33 @@ export function quadratic(name: string, options: QuadraticOptions): Client {
   };
 }
 
+export interface HalfwayOptions {
+  readonly target: number;
+  /** Names of the tensors that it holds; all if absent. */
+  readonly holds?: readonly string[];
+  readonly samples?: number;
+}
+
+/** Takes each of its tensors half of the way to a wave of its own. */
+export function halfway(name: string, { target, holds, samples = 3 }: HalfwayOptions): Client {
+  const wave = (k: number) => target + Math.sin(target * (k + 1));
+  return {
+    name,
+    samples,
+    ...(holds && { holds: (tensor) => holds.includes(tensor) }),
+    async train(parameters) {
+      const moved = [...parameters].map(
+        ([tensor, { data }]) => [tensor, data.map((x, k) => (x + wave(k)) / 2)] as const,
+      );
+      return { parameters: tensors(Object.fromEntries(moved)), loss: 1 + target / 10, samples };
+    },
+    async evaluate(parameters) {
+      const [{ data }] = [...parameters.values()] as [Float32Tensor];
+      return { loss: Math.abs(data[0]! - wave(0)), samples: 2 };
+    },
+  };
+}
+
 function distance(x: ArrayLike<number>, target: readonly number[]): number {
   return target.reduce((sum, value, i) => sum + (x[i]! - value) ** 2, 0) / (2 * target.length);
 }
@@ -60,4 +89,10 @@ export async function loaded({ parameters, ...state }: FederationState): Promise
 
 export async function* stream<T>(...items: readonly T[]): AsyncGenerator<T> {
   yield* items;
+}
+
+/** Between all clients of parameters that all hold alike. */
+export async function cosinesOf(parameters: RoundParameters, on: SimilarityOn): Promise<number[][]> {
+  const gram = await parameters.gram(on);
+  return cosines([{ holders: [...gram.keys()], gram }], gram.length);
 }

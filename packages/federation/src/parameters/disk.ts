@@ -2,7 +2,6 @@
 // they trained. They are compared and mixed a block of columns at a time. The files are for one process, not kept.
 import { elementCount, type Float32Tensor, type NamedTensors } from '@fellrec/graph';
 import { distinctRows } from '../mixing.ts';
-import { cosines } from '../similarity.ts';
 import { matrixFile } from './matrix-file.ts';
 import type { RoundParameters, RoundParametersOptions } from './round-parameters.ts';
 
@@ -43,13 +42,13 @@ export async function onDisk(
       });
     },
     keep: (client, trained) => after.writeRow(client, flatten(trained)),
-    cosines(on) {
+    gram(on) {
       async function* blocks() {
         const origins = on === 'update' ? before.blocks() : undefined;
         for await (const rows of after.blocks())
           yield { rows, origins: (await origins?.next())?.value ?? undefined };
       }
-      return cosines(blocks(), products);
+      return products.gram(blocks());
     },
     async mix(matrix) {
       overwritten++;

@@ -1,7 +1,6 @@
 // A round's parameters in memory, as the clients returned them: nothing is copied to compare and mix them.
 import type { Float32Tensor, NamedTensors } from '@fellrec/graph';
 import { distinctRows, onlySource } from '../mixing.ts';
-import { cosines } from '../similarity.ts';
 import type { RoundParameters, RoundParametersOptions } from './round-parameters.ts';
 
 /** Equal rows of a mixing matrix share one result, and a client that only keeps its own gets the same tensors back. */
@@ -21,12 +20,12 @@ export async function inMemory({ like, starts, products }: RoundParametersOption
     async keep(client, trained) {
       after[client] = ordered(trained);
     },
-    cosines(on) {
+    gram(on) {
       async function* blocks() {
         for (const name of names)
           yield { rows: rows(after, name), origins: on === 'update' ? rows(before, name) : undefined };
       }
-      return cosines(blocks(), products);
+      return products.gram(blocks());
     },
     async mix(matrix) {
       const distinct = distinctRows(matrix);

@@ -14,8 +14,8 @@ export interface RoundParameters {
   starts(): readonly ReadParameters[];
   /** Takes what a client has after training. */
   keep(client: number, trained: NamedTensors): Promise<void>;
-  /** Between all clients, over all tensors, once each has trained. */
-  cosines(on: SimilarityOn): Promise<number[][]>;
+  /** x_i . x_j between all clients, x all their tensors as one flat vector, once each has trained. */
+  gram(on: SimilarityOn): Promise<number[][]>;
   /** Begins the next round: new starts = matrix x trained, each from the trained ones alone. */
   mix(matrix: readonly (readonly number[])[]): Promise<void>;
   close(): Promise<void>;

@@ -153,7 +153,7 @@ async function openLocked(
     await events.append(event);
     await events.flush();
     await placeWhole(folder(record.round), async (aside) => {
-      for (const client of record.clients) {
+      for (const client of everyone(record)) {
         assertFolderName(client);
         await mkdir(join(aside, client));
         await format.write(join(aside, client), await state.parameters.get(client)!());
@@ -207,7 +207,7 @@ async function openLocked(
       const last = await lastRecord();
       if (!last) return undefined;
       const parameters = new Map(
-        last.clients.map((client) => [client, () => format.read(join(folder(last.round), client))]),
+        everyone(last).map((client) => [client, () => format.read(join(folder(last.round), client))]),
       );
       const best = new Map(Object.entries(last.best));
       const { bestOverall, roundsWithoutImprovement } = last;
@@ -229,6 +229,11 @@ async function openLocked(
     },
     close: unlock,
   };
+}
+
+/** Whose parameters a round has. */
+function everyone({ clients, absent = [] }: RoundRecord): readonly string[] {
+  return [...clients, ...absent];
 }
 
 /** Says what could not be written, and that the run is as it was before. */

@@ -1,0 +1,93 @@
+// A round's parameters where clients hold different tensors: those that the same clients hold are a group, compared and
+// mixed among these, and a client's parameters are what it has in its groups.
+import type { Float32Tensor, NamedTensors } from '@fellrec/graph';
+import { amongHolders } from '../mixing.ts';
+import { cosines, type HeldProducts } from '../similarity.ts';
+import type { ReadParameters, RoundParameters, SimilarityOn } from './round-parameters.ts';
+
+/** Clients go by number. That each has the tensors that it holds is not checked here. */
+export interface HeldParameters extends Omit<RoundParameters, 'gram'> {
+  /** Between all clients, over the tensors that both hold, once each has trained. */
+  cosines(on: SimilarityOn): Promise<number[][]>;
+}
+
+export interface HeldParametersOptions {
+  /** Names and dimensions of each client's tensors, in one order for all. */
+  readonly held: readonly NamedTensors[];
+  /** What each client starts the first round from. */
+  readonly starts: readonly ReadParameters[];
+  /** Where the parameters of a group lie; `starts` are those of its holders, and may hold more than the group. */
+  open(group: {
+    readonly like: NamedTensors;
+    readonly starts: readonly ReadParameters[];
+  }): Promise<RoundParameters>;
+}
+
+export async function heldParameters({ held, starts, open }: HeldParametersOptions): Promise<HeldParameters> {
+  const groups: { readonly holders: readonly number[]; readonly parameters: RoundParameters }[] = [];
+  const close = async () => {
+    const closed = await Promise.allSettled(groups.map(({ parameters }) => parameters.close()));
+    for (const { status, reason } of closed as PromiseRejectedResult[])
+      if (status === 'rejected') throw reason;
+  };
+  try {
+    for (const { holders, like } of groupsOf(held))
+      groups.push({ holders, parameters: await open({ like, starts: holders.map((c) => starts[c]!) }) });
+  } catch (error) {
+    await close();
+    throw error;
+  }
+
+  return {
+    starts() {
+      const parts: ReadParameters[][] = held.map(() => []);
+      for (const { holders, parameters } of groups)
+        for (const [place, read] of parameters.starts().entries()) parts[holders[place]!]!.push(read);
+      return parts.map((own, c) => (own.length === 1 ? own[0]! : () => joined(own, held[c]!)));
+    },
+    async keep(client, trained) {
+      for (const { holders, parameters } of groups) {
+        const place = holders.indexOf(client);
+        if (place >= 0) await parameters.keep(place, trained);
+      }
+    },
+    async cosines(on) {
+      const parts: HeldProducts[] = [];
+      for (const { holders, parameters } of groups) parts.push({ holders, gram: await parameters.gram(on) });
+      return cosines(parts, held.length);
+    },
+    async mix(matrix) {
+      for (const { holders, parameters } of groups) await parameters.mix(amongHolders(holders, matrix));
+    },
+    close,
+  };
+}
+
+interface Group {
+  readonly holders: readonly number[];
+  readonly like: NamedTensors;
+}
+
+/** Tensors by the clients that hold them. Each group's are in the order of its holders'. */
+function groupsOf(held: readonly NamedTensors[]): Group[] {
+  const groups = new Map<string, { holders: readonly number[]; like: Map<string, Float32Tensor> }>();
+  const seen = new Set<string>();
+  for (const own of held)
+    for (const [name, tensor] of own) {
+      if (seen.has(name)) continue;
+      seen.add(name);
+      const holders = [...held.keys()].filter((c) => held[c]!.has(name));
+      const key = holders.join();
+      const group = groups.get(key) ?? { holders, like: new Map() };
+      group.like.set(name, tensor);
+      groups.set(key, group);
+    }
+  return [...groups.values()];
+}
+
+/** One client's tensors of several groups, in the order of `like`. */
+async function joined(parts: readonly ReadParameters[], like: NamedTensors): Promise<NamedTensors> {
+  const all = new Map<string, Float32Tensor>();
+  for (const read of parts) for (const [name, tensor] of await read()) all.set(name, tensor);
+  return new Map([...like.keys()].map((name) => [name, all.get(name)!]));
+}
