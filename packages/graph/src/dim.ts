@@ -69,22 +69,6 @@ export function terms(dim: Dim): readonly { coefficient: number; names: readonly
   }));
 }
 
-/** The number that an expression stands for; undefined if a size of it is not known. */
-export function sizeOf(dim: Dim, sizes: ReadonlyMap<string, number>): number | undefined {
-  if (typeof dim === 'number') return dim;
-  let sum = 0;
-  for (const { coefficient, names } of terms(dim)) {
-    let product = coefficient;
-    for (const name of names) {
-      const size = sizes.get(name);
-      if (size === undefined) return undefined;
-      product *= size;
-    }
-    sum += product;
-  }
-  return sum;
-}
-
 export function sameShape(a: Shape, b: Shape): boolean {
   return a.length === b.length && a.every((dim, axis) => dim === b[axis]);
 }

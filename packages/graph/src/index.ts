@@ -6,9 +6,8 @@ export { linearSchedule } from './optimizers/schedule.ts';
 export { print } from './print.ts';
 export { type RowProducts, rowProducts } from './products.ts';
 export { type Random, random } from './random.ts';
-export { type MemoryPool, memoryPool } from './runtime/memory.ts';
 export { type NodeRuntimeOptions, nodeRuntime } from './runtime/node.ts';
-export type { CompileOptions, Feeds, Memory, Program, RunOptions, Runtime } from './runtime/runtime.ts';
+export type { CompileOptions, Feeds, Program, RunOptions, Runtime } from './runtime/runtime.ts';
 export { type Outputs, type Segments, splitForwardBackward } from './segments.ts';
 export {
   type BoolTensor,

@@ -47,9 +47,9 @@ export {
 export { writeRandomRecformer } from './recformer/random-start.ts';
 export { sentenceVectors } from './recformer/sentences.ts';
 export { type Fitted, itemSequence, type TokenisedItem } from './recformer/sequence.ts';
-export type { CutModel, Trained } from './split/cut-model.ts';
+export type { CutModel, LayerRange, Trained } from './split/cut-model.ts';
 export { splitLanguageModel } from './split/language-model.ts';
-export { type CutLayers, type CutLayersOptions, cutLayers, type LayerRange } from './split/layers.ts';
+export { type CutLayers, type CutLayersOptions, cutLayers } from './split/layers.ts';
 export { llamaCut } from './split/llama.ts';
 export { type LocalMiddle, localMiddle } from './split/local-middle.ts';
 export type {

@@ -2,16 +2,21 @@
 import { availableParallelism } from 'node:os';
 import { dirname, join, relative, sep } from 'node:path';
 import * as ort from 'onnxruntime-node';
-import { type Shape, sizeOf } from '../dim.ts';
-import { emit, type OnnxModel, type ValueInfo } from '../onnx/emit.ts';
+import type { Shape } from '../dim.ts';
+import { emit, type OnnxModel } from '../onnx/emit.ts';
 import type { Outputs } from '../segments.ts';
-import { elementCount, type StoredTensor, type Tensor } from '../tensor.ts';
+import type { StoredTensor, Tensor } from '../tensor.ts';
 import { topological } from '../value.ts';
-import type { CompileOptions, Feeds, Memory, Program, RunOptions, Runtime } from './runtime.ts';
+import type { CompileOptions, Feeds, Program, RunOptions, Runtime } from './runtime.ts';
 
 export interface NodeRuntimeOptions {
   /** Threads that one program computes with; as many as there are cores if absent. */
   readonly threads?: number;
+  /**
+   * Whether idle threads wait for the next operator by spinning (default true): a little faster for a program alone,
+   * far slower where several programs or processes take turns.
+   */
+  readonly spinning?: boolean;
   /** Every program writes ONNX Runtime's profile (JSON, Chrome's tracing format) here when it is disposed. */
   readonly profileFolder?: string;
 }
@@ -19,6 +24,7 @@ export interface NodeRuntimeOptions {
 /** A runtime that computes on the CPU. Weights are mapped from their files. */
 export function nodeRuntime({
   threads = availableParallelism(),
+  spinning = true,
   profileFolder,
 }: NodeRuntimeOptions = {}): Runtime {
   return {
@@ -36,6 +42,7 @@ export function nodeRuntime({
           session: {
             model_external_initializers_file_folder_path: folder,
             ...(!prepack && { disable_prepacking: '1' }),
+            ...(!spinning && { intra_op: { allow_spinning: '0' } }),
           },
         },
       });
@@ -48,11 +55,8 @@ function program(session: ort.InferenceSession, model: OnnxModel, profiled: bool
   return {
     inputs: new Set(model.inputs.keys()),
     outputs: new Set(model.outputs.keys()),
-    async run(feeds, { outputs = [...model.outputs.keys()], memory }: RunOptions = {}) {
-      const sizes = checkFeeds(model, feeds);
-      const wanted = Object.fromEntries(
-        outputs.map((name) => [name, memory ? lent(model.outputs.get(name)!, sizes, memory) : null]),
-      );
+    async run(feeds, { outputs = [...model.outputs.keys()] }: RunOptions = {}) {
+      checkFeeds(model, feeds);
       const found = await session.run(
         Object.fromEntries(
           Object.entries(feeds).map(([name, { dtype, data, dims }]) => [
@@ -60,7 +64,7 @@ function program(session: ort.InferenceSession, model: OnnxModel, profiled: bool
             new ort.Tensor(dtype, data as never, dims),
           ]),
         ),
-        wanted,
+        outputs,
       );
       return Object.fromEntries(
         Object.entries(found).map(([name, { type, data, dims }]) => [
@@ -76,19 +80,7 @@ function program(session: ort.InferenceSession, model: OnnxModel, profiled: bool
   };
 }
 
-/** A tensor for an output to be written into; null where its size is not known before it is computed. */
-function lent(
-  { dtype, shape }: ValueInfo,
-  sizes: ReadonlyMap<string, number>,
-  memory: Memory,
-): ort.Tensor | null {
-  const dims = shape.map((dim) => sizeOf(dim, sizes));
-  if (dtype !== 'float32' || !dims.every((size) => size !== undefined)) return null;
-  return new ort.Tensor('float32', memory.take(elementCount(dims)), dims);
-}
-
-/** The named sizes that the feeds have. @throws naming everything that does not fit. */
-function checkFeeds(model: OnnxModel, feeds: Feeds): ReadonlyMap<string, number> {
+function checkFeeds(model: OnnxModel, feeds: Feeds): void {
   const problems: string[] = [];
   const sizes = new Map<string, number>();
   for (const name of Object.keys(feeds))
@@ -102,7 +94,6 @@ function checkFeeds(model: OnnxModel, feeds: Feeds): ReadonlyMap<string, number>
   }
   if (problems.length > 0)
     throw new Error(`graph: what is fed does not fit the program: ${problems.join('; ')}`);
-  return sizes;
 }
 
 /** Whether dimensions fit a shape, given the named sizes bound so far; binds those that it meets first. */

@@ -15,15 +15,8 @@ export interface Program<Name extends string = string> {
 }
 
 export interface RunOptions {
-  /** Which outputs are wanted (default: all); the others are not handed out. */
+  /** Which outputs are wanted (default: all). The others are computed, but not copied out. */
   readonly outputs?: readonly string[];
-  /** Where outputs are written to (default: new memory). */
-  readonly memory?: Memory | undefined;
-}
-
-/** Lends memory for outputs. Fresh memory of hundreds of megabytes takes longer than the arithmetic that fills it. */
-export interface Memory {
-  take(length: number): Float32Array;
 }
 
 export interface CompileOptions {

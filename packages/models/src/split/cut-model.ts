@@ -2,8 +2,32 @@
 // Both sides of a cut run their layers one by one, so that any k can be chosen, and clients with different k share them.
 import type { Feeds, NamedTensors, Outputs, Tensor, Value } from '@fellrec/graph';
 import type { DecodingCache } from '../decoding.ts';
+import type { LayeredModel } from '../layered-model.ts';
 import type { AdaptedProjections, LoraConfig } from '../lora.ts';
 import type { MiddleDropout, TokenLayout } from './middle.ts';
+
+/** Layers from .. to - 1. */
+export interface LayerRange {
+  readonly from: number;
+  readonly to: number;
+}
+
+export const isIn =
+  ({ from, to }: LayerRange) =>
+  (layer: number): boolean =>
+    layer >= from && layer < to;
+
+/** Hidden states through a range of layers. */
+export function runRange<Tokens, Context>(
+  model: LayeredModel<Tokens, Context>,
+  { from, to }: LayerRange,
+  hidden: Value,
+  context: Context,
+): Value {
+  let states = hidden;
+  for (let index = from; index < to; index++) states = model.layer(index, states, context);
+  return states;
+}
 
 /** What is trained: an adapter's tensors with its configuration, or (without one) tensors in the checkpoint's place. */
 export interface Trained {
@@ -11,16 +35,16 @@ export interface Trained {
   readonly tensors: NamedTensors;
 }
 
-export interface LayerGraph {
+export interface LayersGraph {
   /** The input `hidden`, [tokens, d]. */
   readonly hidden: Value;
-  /** Hidden states after the layer, [tokens, d]. */
+  /** Hidden states after the layers, [tokens, d]. */
   readonly states: Value;
-  /** What is trained of the layer, as inputs by their names. */
+  /** What is trained of the layers, as inputs by their names. */
   readonly parameters: ReadonlyMap<string, Value>;
   /** Dropout masks, inputs too. */
   readonly masks: ReadonlyMap<string, Value>;
-  /** Its keys and values by `keyName` and `valueName`, where it can decode. */
+  /** Their keys and values by `keyName` and `valueName`, where it can decode. */
   readonly read: Outputs;
 }
 
@@ -38,7 +62,7 @@ export interface CutModel {
   problem(layout: TokenLayout): string | undefined;
   /** Tells layouts apart whose graphs differ. */
   form(layout: TokenLayout): string;
-  layer(index: number, form: string, options: LayerOptions): LayerGraph;
+  layers(range: LayerRange, form: string, options: LayerOptions): LayersGraph;
   /** What layers are fed besides hidden states: positions and masks. */
   feeds(layout: TokenLayout): Feeds;
   dropout(
@@ -50,7 +74,7 @@ export interface CutModel {
   /** Where the model generates. */
   readonly decoding?: {
     /** One more token of every beam, as `decodingProgram`: `states` instead of tokens, and the grown caches. */
-    layer(index: number, options: LayerOptions): Outputs;
+    layers(range: LayerRange, options: LayerOptions): Outputs;
     /** Of the keys and values that prompts left. */
     cache(read: Readonly<Record<string, Tensor>>, layout: TokenLayout, beams: number): DecodingCache;
   };

@@ -1,11 +1,8 @@
-// Layers as programs of their own, one after another: forward, keeping what the backward pass needs; backward; a token
-// at a time. Forward and backward are one joint graph that the differentiator cuts in two.
+// Layers in blocks, one program after another: forward, keeping what the backward pass needs; backward; a token at a time. Forward and backward are one joint graph that the differentiator cuts in two.
 import {
   type Feeds,
   type Float32Tensor,
   input,
-  type MemoryPool,
-  memoryPool,
   type NamedTensors,
   type Outputs,
   type Program,
@@ -19,14 +16,8 @@ import {
 import { ofLayers } from '../lora.ts';
 import { programCache } from '../program-cache.ts';
 import { gradientName, isCacheName, named } from '../programs.ts';
-import type { CutModel, LayerOptions, Trained } from './cut-model.ts';
+import { type CutModel, isIn, type LayerOptions, type LayerRange, type Trained } from './cut-model.ts';
 import type { MiddleDropout, TokenLayout } from './middle.ts';
-
-/** Layers from .. to - 1. */
-export interface LayerRange {
-  readonly from: number;
-  readonly to: number;
-}
 
 export interface PassOptions {
   readonly trained?: Trained | undefined;
@@ -34,7 +25,7 @@ export interface PassOptions {
   readonly dropout?: MiddleDropout | undefined;
 }
 
-/** What a forward pass left for its backward pass; to be used once, or freed. */
+/** What a forward pass left for its backward pass; to be used once. */
 export interface KeptPass {
   readonly bytes: number;
   /** `through`: whether the gradient of the states that came in is wanted too. */
@@ -42,7 +33,6 @@ export interface KeptPass {
     gradient: Float32Tensor,
     through: boolean,
   ): Promise<{ readonly gradient: Float32Tensor | undefined; readonly gradients: NamedTensors }>;
-  free(): void;
 }
 
 export interface CutLayers {
@@ -96,7 +86,7 @@ interface LayerSegments {
 }
 
 interface PassedLayer {
-  readonly index: number;
+  readonly block: LayerRange;
   /** What went in. */
   readonly hidden: Float32Tensor;
   /** What came out: the states, and what was wanted besides. */
@@ -113,14 +103,13 @@ export function cutLayers(
 ): CutLayers {
   const programs = programCache<Kind>();
   const segments = new Map<string, LayerSegments>();
-  const memory = memoryPool();
 
-  function layerOf(index: number, layout: TokenLayout, { trained, dropout }: PassOptions) {
-    const options = { trained: partOf(trained, index), training: dropout !== undefined };
+  function blockOf(block: LayerRange, layout: TokenLayout, { trained, dropout }: PassOptions) {
+    const options = { trained: partOf(trained, block), training: dropout !== undefined };
     const form = model.form(layout);
-    const variant = [index, form, describe(options.trained), options.training];
+    const variant = [block, form, describe(options.trained), options.training];
     const key = JSON.stringify(variant);
-    const known = segments.get(key) ?? segmentsOfLayer(model, index, form, options, recompute);
+    const known = segments.get(key) ?? segmentsOfBlock(model, block, form, options, recompute);
     segments.set(key, known);
     const program = (kind: 'forward' | 'backward' | 'through') =>
       programs.get(kind, variant, async () => ({
@@ -132,7 +121,7 @@ export function cutLayers(
 
   /** Runs a range of layers; `wanted` says what each one hands out besides its states. */
   async function pass(
-    { from, to }: LayerRange,
+    range: LayerRange,
     states: Float32Tensor,
     layout: TokenLayout,
     options: PassOptions,
@@ -141,17 +130,14 @@ export function cutLayers(
     const feeds = model.feeds(layout);
     const layers: PassedLayer[] = [];
     let hidden = states;
-    for (let index = from; index < to; index++) {
-      const { program, residuals } = layerOf(index, layout, options);
+    for (const block of blocksOf(range)) {
+      const { program, residuals } = blockOf(block, layout, options);
       const { program: forward, masks } = await program('forward');
       const rate = options.trained?.lora?.dropout ?? 0;
       const dropped = options.dropout && rate > 0 ? model.dropout(masks, rate, layout, options.dropout) : {};
       const outputs = [...forward.outputs].filter((name) => name === 'states' || wanted(name, residuals));
-      const found = await run(forward, { ...feeds, ...dropped, hidden }, options.trained, {
-        outputs,
-        memory,
-      });
-      layers.push({ index, hidden, found, masks: dropped });
+      const found = await run(forward, { ...feeds, ...dropped, hidden }, options.trained, { outputs });
+      layers.push({ block, hidden, found, masks: dropped });
       hidden = found.states as Float32Tensor;
     }
     return { states: hidden, feeds, layers };
@@ -161,39 +147,33 @@ export function cutLayers(
     model,
     async forward(range, states, layout, options) {
       const found = await pass(range, states, layout, options, () => false);
-      memory.give(found.layers.slice(1).map(({ hidden }) => hidden.data));
       return found.states;
     },
 
     async forwardKept(range, states, layout, options) {
       const found = await pass(range, states, layout, options, (name, residuals) => residuals.includes(name));
-      const kept = keptPass(
-        found.layers,
-        memory,
-        async (kind, { index, hidden, found: made, masks }, gradient) => {
-          const { program } = await layerOf(index, layout, options).program(kind);
-          const feeds = { ...found.feeds, ...masks, ...made, hidden, gradient };
-          return run(program, feeds, options.trained, { memory });
-        },
-      );
+      const kept = keptPass(found.layers, async (kind, { block, hidden, found: made, masks }, gradient) => {
+        const { program } = await blockOf(block, layout, options).program(kind);
+        const feeds = { ...found.feeds, ...masks, ...made, hidden, gradient };
+        return run(program, feeds, options.trained);
+      });
       return { states: found.states, kept };
     },
 
     async prompt(range, states, layout, options) {
       const found = await pass(range, states, layout, options, isCacheName);
-      memory.give(found.layers.slice(1).map(({ hidden }) => hidden.data));
       const made = found.layers.flatMap(({ found: outputs }) => Object.entries(outputs));
       return { states: found.states, read: Object.fromEntries(made.filter(([name]) => isCacheName(name))) };
     },
 
-    async decode({ from, to }, states, feeds, options) {
+    async decode(range, states, feeds, options) {
       let hidden = states;
       const grown: Record<string, Tensor> = {};
-      for (let index = from; index < to; index++) {
-        const part = { trained: partOf(options.trained, index), training: false };
-        const { program } = await programs.get('decode', [index, describe(part.trained)], async () => {
+      for (const block of blocksOf(range)) {
+        const part = { trained: partOf(options.trained, block), training: false };
+        const { program } = await programs.get('decode', [block, describe(part.trained)], async () => {
           if (!model.decoding) throw new Error('model: an encoder does not decode');
-          return { program: await runtime.compile(model.decoding.layer(index, part)), masks: new Map() };
+          return { program: await runtime.compile(model.decoding.layers(block, part)), masks: new Map() };
         });
         const { states: after, ...others } = await run(program, { ...feeds, hidden }, options.trained);
         Object.assign(grown, others);
@@ -207,14 +187,14 @@ export function cutLayers(
 }
 
 /** The graph of a layer and of its gradients, in two parts. */
-function segmentsOfLayer(
+function segmentsOfBlock(
   model: CutModel,
-  index: number,
+  block: LayerRange,
   form: string,
   options: LayerOptions,
   recompute: boolean,
 ): LayerSegments {
-  const { hidden, states, parameters, masks, read } = model.layer(index, form, options);
+  const { hidden, states, parameters, masks, read } = model.layers(block, form, options);
   const seed = { value: states, gradient: input('gradient', 'float32', states.shape) };
   const found = partialGradients([seed], [hidden, ...parameters.values()]);
   const gradients = named(['hidden', ...parameters.keys()], found);
@@ -228,22 +208,17 @@ function segmentsOfLayer(
 
 function keptPass(
   layers: readonly PassedLayer[],
-  memory: MemoryPool,
   step: (
     kind: 'backward' | 'through',
     layer: PassedLayer,
     gradient: Float32Tensor,
   ) => Promise<Record<string, Tensor>>,
 ): KeptPass {
-  let left = [...layers];
-  const states = layers.at(-1)?.found.states;
-  /** What a layer made for the pass alone: the states that went into the first and came out of the last are the caller's. */
-  const arraysOf = ({ found }: PassedLayer) =>
-    Object.values(found).flatMap((tensor) =>
-      tensor === states || tensor.dtype !== 'float32' ? [] : [tensor.data],
-    );
+  const left = [...layers];
   return {
-    bytes: layers.flatMap(arraysOf).reduce((sum, { byteLength }) => sum + byteLength, 0),
+    bytes: layers
+      .flatMap(({ found }) => Object.values(found))
+      .reduce((sum, { data }) => sum + data.byteLength, 0),
     async backward(last, through) {
       const gradients = new Map<string, Float32Tensor>();
       let gradient: Float32Tensor | undefined = last;
@@ -256,17 +231,21 @@ function keptPass(
           gradient,
         );
         for (const [name, tensor] of Object.entries(own)) gradients.set(name, tensor as Float32Tensor);
-        memory.give(arraysOf(layer));
-        if (gradient !== last) memory.give([gradient.data]);
         gradient = before as Float32Tensor | undefined;
       }
       return { gradient, gradients };
     },
-    free() {
-      memory.give(left.flatMap(arraysOf));
-      left = [];
-    },
   };
+}
+
+/** Layers of one program: ranges that begin elsewhere share all but their first block. */
+const blockLayers = 8;
+
+function blocksOf({ from, to }: LayerRange): LayerRange[] {
+  const blocks: LayerRange[] = [];
+  for (let at = from; at < to; at = blocks.at(-1)!.to)
+    blocks.push({ from: at, to: Math.min(to, (Math.floor(at / blockLayers) + 1) * blockLayers) });
+  return blocks;
 }
 
 /** Feeds a program what it takes. */
@@ -283,9 +262,9 @@ function run(
 /** Tells what is trained apart, but not its values. */
 const describe = (trained: Trained | undefined) => trained && (trained.lora ?? [...trained.tensors.keys()]);
 
-/** The part of what is trained that belongs to a layer. */
-function partOf(trained: Trained | undefined, index: number): Trained | undefined {
+/** The part of what is trained that belongs to a block. */
+function partOf(trained: Trained | undefined, block: LayerRange): Trained | undefined {
   if (!trained) return undefined;
-  const tensors = ofLayers(trained.tensors, (layer) => layer === index);
+  const tensors = ofLayers(trained.tensors, isIn(block));
   return tensors.size > 0 ? { ...trained, tensors } : undefined;
 }

@@ -18,7 +18,7 @@ import { decodingCache } from '../decoding.ts';
 import type { Attended, CausalModel, LayerContext } from '../layered-model.ts';
 import { adaptedProjections, type LoraGraph, loraGraph, ofLayers } from '../lora.ts';
 import { decodingContext, grownName, keyName, valueName } from '../programs.ts';
-import type { CutModel, LayerOptions } from './cut-model.ts';
+import { type CutModel, isIn, type LayerOptions, type LayerRange, runRange } from './cut-model.ts';
 import type { TokenLayout } from './middle.ts';
 
 /** With tokens that all sequences begin with, or without. */
@@ -27,9 +27,9 @@ export type PackedForm = 'prefixed' | 'plain';
 export const packedForm = ({ prefix }: TokenLayout): PackedForm => (prefix > 0 ? 'prefixed' : 'plain');
 
 export function llamaCut(model: CausalModel, config: LlamaConfig): CutModel {
-  const loraOf = (index: number, { trained, training }: LayerOptions): LoraGraph | undefined => {
+  const loraOf = (range: LayerRange, { trained, training }: LayerOptions): LoraGraph | undefined => {
     if (!trained?.lora) return undefined;
-    const shapes = ofLayers(adaptedProjections(config, trained.lora), (layer) => layer === index);
+    const shapes = ofLayers(adaptedProjections(config, trained.lora), isIn(range));
     return loraGraph(shapes, trained.lora, { training });
   };
   return {
@@ -43,8 +43,8 @@ export function llamaCut(model: CausalModel, config: LlamaConfig): CutModel {
         : undefined;
     },
     form: packedForm,
-    layer(index, form, options) {
-      const lora = loraOf(index, options);
+    layers(range, form, options) {
+      const lora = loraOf(range, options);
       const read: Record<string, Value> = {};
       const { tokens, context } = packedContext(config, form as PackedForm, {
         lora,
@@ -54,7 +54,7 @@ export function llamaCut(model: CausalModel, config: LlamaConfig): CutModel {
         },
       });
       const hidden = input('hidden', 'float32', [tokens, config.hiddenSize]);
-      const states = model.layer(index, hidden, context);
+      const states = runRange(model, range, hidden, context);
       return {
         hidden,
         states,
@@ -74,17 +74,17 @@ export function llamaCut(model: CausalModel, config: LlamaConfig): CutModel {
       return dropoutFeeds(masks, rate, [...prefixRows(prefix), ...rows], seed);
     },
     decoding: {
-      layer(index, options) {
+      layers(range, options) {
         const outputs: Record<string, Value> = {};
         const { rows, context } = decodingContext(config, {
-          lora: loraOf(index, options),
+          lora: loraOf(range, options),
           onRead(layer, keys, values) {
             outputs[grownName(keyName(layer))] = keys;
             outputs[grownName(valueName(layer))] = values;
           },
         });
         const hidden = input('hidden', 'float32', [rows, config.hiddenSize]);
-        return { states: model.layer(index, hidden, context), ...outputs };
+        return { states: runRange(model, range, hidden, context), ...outputs };
       },
       cache: (read, { lengths, time, prefix }, beams) =>
         decodingCache(config, read, { lengths, time: prefix + time, beams }),

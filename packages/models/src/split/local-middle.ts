@@ -11,8 +11,8 @@ import {
 import { addTo } from '../batch.ts';
 import type { DecodingCache } from '../decoding.ts';
 import { gradientName } from '../programs.ts';
-import type { Trained } from './cut-model.ts';
-import type { CutLayers, KeptPass, LayerRange } from './layers.ts';
+import type { LayerRange, Trained } from './cut-model.ts';
+import type { CutLayers, KeptPass } from './layers.ts';
 import type { MiddleLayers, TokenLayout } from './middle.ts';
 
 export interface LocalMiddleOptions {
@@ -50,7 +50,6 @@ export function localMiddle({
   let cache: DecodingCache | undefined;
   const learned = (): Trained | undefined => trained && { ...trained, tensors: state.parameters };
   const forget = () => {
-    kept?.free();
     kept = undefined;
     prompt = undefined;
     cache = undefined;

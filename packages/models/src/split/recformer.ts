@@ -7,7 +7,7 @@ import { adaptedEncoderProjections } from '../recformer/config.ts';
 import { encoderDropout } from '../recformer/dropout.ts';
 import { recformer } from '../recformer/layers.ts';
 import { sequenceGraph } from '../recformer/programs.ts';
-import type { CutModel, LayerOptions } from './cut-model.ts';
+import { type CutModel, isIn, type LayerOptions, runRange } from './cut-model.ts';
 
 export function recformerCut(
   checkpoint: RecformerCheckpoint,
@@ -27,27 +27,29 @@ export function recformerCut(
       return time % step === 0 ? undefined : `sequences are padded to ${time} tokens, no multiple of ${step}`;
     },
     form: ({ lengths }) => formOf(lengths),
-    layer(index, form, { trained, training }: LayerOptions) {
+    layers(range, form, { trained, training }: LayerOptions) {
       const { lora: loraConfig, tensors } = trained ?? { tensors: new Map() };
       const lora =
         loraConfig &&
-        loraGraph(
-          ofLayers(adaptedEncoderProjections(config, loraConfig), (layer) => layer === index),
-          loraConfig,
-          { training },
-        );
+        loraGraph(ofLayers(adaptedEncoderProjections(config, loraConfig), isIn(range)), loraConfig, {
+          training,
+        });
       const own = new Map(
         loraConfig
           ? []
-          : [...ofLayers(tensors, (layer) => layer === index)].map(
+          : [...ofLayers(tensors, isIn(range))].map(
               ([name, { dims }]) => [name, input(name, 'float32', dims)] as const,
             ),
       );
-      // Blocks of the layer's own window.
-      const attentionWindows = config.attentionWindows.map(() => config.attentionWindows[index]!);
-      const { context } = sequenceGraph({ ...config, attentionWindows }, form as AttentionForm, lora);
+      // Blocks of the widest window of these layers.
+      const windows = config.attentionWindows.map((window, layer) => (isIn(range)(layer) ? window : 0));
+      const { context } = sequenceGraph(
+        { ...config, attentionWindows: windows },
+        form as AttentionForm,
+        lora,
+      );
       const hidden = input('hidden', 'float32', [times(context.batch, context.time), config.hiddenSize]);
-      const states = recformer(checkpoint, own).layer(index, hidden, context);
+      const states = runRange(recformer(checkpoint, own), range, hidden, context);
       return {
         hidden,
         states,
