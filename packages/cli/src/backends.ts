@@ -1,18 +1,32 @@
 // The two recommenders, opened as a configuration says.
+import { join } from 'node:path';
 import type { ParametersFormat } from '@fellrec/federation';
-import type { Runtime } from '@fellrec/graph';
+import type { NamedTensors, Runtime } from '@fellrec/graph';
 import {
+  attentionForm,
   type Checkpoint,
+  type CutLayers,
+  cutLayers,
+  type EncoderModel,
   encoderModel,
+  type LanguageModel,
   type LoraConfig,
   languageModel,
+  layerOf,
+  llama,
+  llamaCut,
   loadTokenizer,
+  type MiddleLayers,
   openCheckpoint,
   openRecformer,
   type QuantizedBase,
   quantizeBase,
+  type RecformerCheckpoint,
+  type RecformerConfig,
   readAdapter,
-  readParameters,
+  readSafetensors,
+  recformerCut,
+  splitLanguageModel,
   writeAdapter,
   writeRecformer,
 } from '@fellrec/models';
@@ -23,9 +37,13 @@ import { keepsForItems } from './item-tables.ts';
 
 export interface Backend {
   readonly recommender: Recommender;
+  /** The recommender of a client that keeps k layers and reaches the middle ones through `middle`. */
+  keeping(k: number, middle: MiddleLayers): Recommender;
+  readonly layers: CutLayers;
   readonly modelHash: string;
   /** How its parameters lie in a run's folder. */
   readonly format: ParametersFormat;
+  dispose(): Promise<void>;
 }
 
 export interface BackendOptions {
@@ -51,21 +69,57 @@ async function openBigrec(config: Config, { dataset, runtime, report }: BackendO
     eosIds: checkpoint.config.eosIds,
   };
   const quantized = await openBase(config, { checkpoint, runtime, text }, report);
-  const recommender = bigrec({
-    model: languageModel(checkpoint, runtime, quantized),
-    tokenizer,
-    catalogue: dataset.catalogue,
-    domain: config.domain,
-    lora: config.lora,
-    lossOn: config.training.lossOn,
-    maxTokens: config.model.maxTokens,
-    beams: config.generation.beams,
-    maxNewTokens: config.generation.maxNewTokens,
-    generationBatch: config.generation.batch,
-    cacheDir: config.cache,
-    onProgress: (done, total) => report('title vectors', done, total),
+  const of = (model: LanguageModel, lora: LoraConfig) =>
+    bigrec({
+      model,
+      tokenizer,
+      catalogue: dataset.catalogue,
+      domain: config.domain,
+      lora,
+      lossOn: config.training.lossOn,
+      maxTokens: config.model.maxTokens,
+      beams: config.generation.beams,
+      maxNewTokens: config.generation.maxNewTokens,
+      generationBatch: config.generation.batch,
+      cacheDir: config.cache,
+      onProgress: (done, total) => report('title vectors', done, total),
+    });
+  const { layerCount } = checkpoint.config;
+  const layers = cutLayers(llamaCut(llama(checkpoint), checkpoint.config), runtime, config.split);
+  return assembled({
+    recommender: of(languageModel(checkpoint, runtime, quantized), config.lora),
+    keeping: (k, middle) =>
+      of(
+        splitLanguageModel({ checkpoint, runtime, layers, kept: k, middle }),
+        adapterOf(config.lora, k, layerCount),
+      ),
+    layers,
+    modelHash: checkpoint.hash,
+    format: adapters(config, layerCount),
   });
-  return { recommender, modelHash: checkpoint.hash, format: adapters(config.lora, config.model.path) };
+}
+
+/** What is common to both recommenders: what was opened is disposed of together. */
+function assembled(backend: Omit<Backend, 'dispose'>): Backend {
+  const opened: Recommender[] = [backend.recommender];
+  return {
+    ...backend,
+    keeping(k, middle) {
+      const recommender = backend.keeping(k, middle);
+      opened.push(recommender);
+      return recommender;
+    },
+    async dispose() {
+      for (const recommender of opened) await recommender.dispose();
+      await backend.layers.release();
+    },
+  };
+}
+
+/** The adapter of a client that keeps k layers and the last one. */
+function adapterOf(lora: LoraConfig, k: number, layerCount: number): LoraConfig {
+  const kept = Array.from({ length: layerCount }, (_, layer) => layer);
+  return { ...lora, layers: kept.filter((layer) => layer < k || layer === layerCount - 1) };
 }
 
 async function openRecformerBackend(
@@ -84,28 +138,46 @@ async function openRecformerBackend(
       },
     },
   };
+  const tokenizer = await loadTokenizer(checkpoint.directory);
+  const of = (model: EncoderModel, lora: LoraConfig) =>
+    recformer({
+      model,
+      tokenizer,
+      catalogue: dataset.catalogue,
+      attributes: attributes ?? defaultAttributes(dataset),
+      tune: tune === 'full' ? 'full' : lora,
+      temperature,
+      negatives,
+      cacheDir: config.cache,
+      onProgress: (done, total) => report('item vectors', done, total),
+    });
   const model = encoderModel(limited, runtime, { pooling });
-  const recommender = recformer({
-    model,
-    tokenizer: await loadTokenizer(checkpoint.directory),
-    catalogue: dataset.catalogue,
-    attributes: attributes ?? defaultAttributes(dataset),
-    tune: tune === 'full' ? 'full' : config.lora,
-    temperature,
-    negatives,
-    cacheDir: config.cache,
-    onProgress: (done, total) => report('item vectors', done, total),
+  const { layerCount } = checkpoint.config;
+  const layers = cutLayers(
+    recformerCut(limited, (lengths) => attentionForm(Math.max(...lengths), limited.config)),
+    runtime,
+    config.split,
+  );
+  const format = tune === 'full' ? encoders(checkpoint, model.pooling) : adapters(config, layerCount);
+  return assembled({
+    recommender: of(model, config.lora),
+    keeping: (k, middle) =>
+      {void middle; return of(model, adapterOf(config.lora, k, layerCount));},
+    layers,
+    modelHash: checkpoint.hash,
+    format: { ...format, keeps: keepsForItems(config) },
   });
-  const format: ParametersFormat =
-    tune === 'full'
-      ? {
-          write: (directory, tensors) =>
-            writeRecformer(directory, { ...checkpoint.config, pooling: model.pooling }, tensors),
-          read: async (directory) =>
-            readParameters(await openRecformer(directory, { cacheDir: config.cache })),
-        }
-      : adapters(config.lora, config.model.path);
-  return { recommender, modelHash: checkpoint.hash, format: { ...format, keeps: keepsForItems(config) } };
+}
+
+/** Encoders as folders of their own; of a client that keeps some layers, what it has of one. */
+function encoders(checkpoint: RecformerCheckpoint, pooling: RecformerConfig['pooling']): ParametersFormat {
+  return {
+    write: (directory, tensors) => writeRecformer(directory, { ...checkpoint.config, pooling }, tensors),
+    async read(directory) {
+      const found = await readSafetensors(join(directory, 'model.safetensors'));
+      return found as NamedTensors;
+    },
+  };
 }
 
 /** RecFormer's attributes, as far as the catalogue has them. */
@@ -116,9 +188,13 @@ function defaultAttributes({ catalogue }: Dataset): string[] {
 }
 
 /** Adapters as PEFT folders. */
-function adapters(config: LoraConfig, baseModel: string): ParametersFormat {
+function adapters({ lora, model }: Config, layerCount: number): ParametersFormat {
   return {
-    write: (directory, tensors) => writeAdapter(directory, { config, tensors }, baseModel),
+    write(directory, tensors) {
+      const layers = [...new Set([...tensors.keys()].map((name) => layerOf(name)!))].sort((a, b) => a - b);
+      const config = layers.length < layerCount ? { ...lora, layers } : lora;
+      return writeAdapter(directory, { config, tensors }, model.path);
+    },
     read: async (directory) => (await readAdapter(directory)).tensors,
   };
 }

@@ -127,6 +127,27 @@ export const configSchema = z
           .prefault({}),
       })
       .prefault({}),
+    split: z
+      .strictObject({
+        k: z
+          .union([z.number().int().nonnegative(), z.record(z.string(), z.number().int().nonnegative())])
+          .optional()
+          .describe(
+            'First layers that clients keep besides the last one, by client name if they differ; the middle ones are elsewhere (default: clients keep all). Remote clients choose their own',
+          ),
+        adapters: z
+          .enum(['client-layers', 'all-layers'])
+          .default('client-layers')
+          .describe('Whether the middle layers learn too: all-layers, on the side that has them'),
+        recompute: z
+          .boolean()
+          .default(false)
+          .describe(
+            'Computes activations again in the backward pass instead of keeping them: slower, less memory',
+          ),
+      })
+      .prefault({})
+      .describe('Which layers a client keeps'),
     evaluation: z
       .strictObject({
         maskHistory: z
@@ -220,6 +241,14 @@ export function completed(config: Parsed, source: string): Config {
     recommender === 'bigrec' &&
       recformer.tune === 'full' &&
       'recformer.tune: full fine-tuning is there for recommender: recformer only',
+    config.split.k !== undefined &&
+      model.base !== 'float32' &&
+      `model.base: ${model.base} cannot be cut; leave split.k out, or take float32`,
+    config.split.k !== undefined &&
+      config.split.adapters === 'all-layers' &&
+      recommender === 'recformer' &&
+      (recformer.itemTable.every > 1 || recformer.itemTable.stage1Rounds !== undefined) &&
+      'recformer.itemTable: with split.adapters all-layers the item table is computed in every round; leave it out',
     recommender === 'recformer' &&
       model.base !== 'float32' &&
       `model.base: ${model.base} is there for recommender: bigrec only`,

@@ -1,7 +1,7 @@
 // What a configuration describes, opened: data, clients, model and recommender.
 import type { Client, ParametersFormat, Strategy } from '@fellrec/federation';
 import { centralized, fedavg, fellrec, local, uniform } from '@fellrec/federation';
-import { nodeRuntime, type Runtime } from '@fellrec/graph';
+import { type NamedTensors, nodeRuntime, type Runtime } from '@fellrec/graph';
 import {
   type Dataset,
   type Partition,
@@ -9,15 +9,17 @@ import {
   type Recommender,
   readDataset,
   type Sample,
+  splitRecommender,
   subset,
   testSamples,
   trainingSamples,
   type User,
   validationSamples,
 } from '@fellrec/recsys';
-import { openBackend } from './backends.ts';
+import { type Backend, openBackend } from './backends.ts';
 import type { Config } from './config.ts';
 import type { ItemTables } from './item-tables.ts';
+import { holds, keptLayers, middleHere } from './split.ts';
 
 /** A client's samples. They stay with it: federation sees parameters, losses and counts only. */
 export interface ClientData {
@@ -28,6 +30,9 @@ export interface ClientData {
   readonly test: readonly Sample[];
   /** Training samples whose oldest history is dropped to fit the context. */
   readonly truncated: number;
+  /** Works with the layers that the client keeps, all by default; its parameters are those that it has a part in. */
+  readonly recommender: Recommender;
+  readonly holds: (name: string) => boolean;
 }
 
 export interface Experiment {
@@ -35,18 +40,21 @@ export interface Experiment {
   readonly dataset: Dataset;
   readonly partition: Partition;
   readonly clients: readonly ClientData[];
+  /** The whole model's. */
   readonly recommender: Recommender;
   readonly modelHash: string;
   /** How parameters lie in a run's folder. */
   readonly format: ParametersFormat;
+  dispose(): Promise<void>;
 }
 
 /** What an experiment tells while it opens and works. */
 export type Report = (stage: string, done: number, total: number) => void;
 
 /** What a run computes with. */
-export function runtimeOf({ threads }: Config): Runtime {
-  return nodeRuntime(threads ? { threads } : {});
+export function runtimeOf({ threads, split }: Config): Runtime {
+  // Cut models are several programs that take turns.
+  return nodeRuntime({ ...(threads && { threads }), spinning: split.k === undefined });
 }
 
 /** Opens everything that training needs; `known` is the partition of a run that goes on. */
@@ -56,20 +64,18 @@ export async function openExperiment(
   known?: Partition,
 ): Promise<Experiment> {
   const dataset = await readDataset(config.data.path);
-  const { recommender, modelHash, format } = await openBackend(config, {
-    dataset,
-    runtime: runtimeOf(config),
-    report,
-  });
+  const backend = await openBackend(config, { dataset, runtime: runtimeOf(config), report });
+  const { recommender, modelHash, format } = backend;
   const parted = known ?? partition(dataset, partitionOptions(config, report));
   return {
     config,
     dataset,
     partition: parted,
-    clients: clientData(config, dataset, parted, recommender),
+    clients: clientData(config, dataset, parted, backend),
     recommender,
     modelHash,
     format,
+    dispose: () => backend.dispose(),
   };
 }
 
@@ -97,11 +103,12 @@ function partitionOptions(
 
 /** Samples are drawn over all users, then go to the clients of their users. */
 function clientData(
-  { data, seed }: Config,
+  config: Config,
   { users }: Dataset,
   { clients }: Partition,
-  recommender: Recommender,
+  backend: Backend,
 ): ClientData[] {
+  const { data, seed } = config;
   const drawn = {
     train: subset(users.flatMap(trainingSamples), data.trainSamples, seed, 'train'),
     validation: subset(users.flatMap(validationSamples), data.validationSamples, seed, 'validation'),
@@ -116,22 +123,47 @@ function clientData(
     validation: byClient(drawn.validation, ({ user }) => user),
     test: byClient(drawn.test, ({ user }) => user),
   };
-  return clients.map(({ name }) => ({
-    name,
-    users: grouped.users.get(name) ?? [],
-    train: grouped.train.get(name) ?? [],
-    validation: grouped.validation.get(name) ?? [],
-    test: grouped.test.get(name) ?? [],
-    truncated: recommender.truncated(grouped.train.get(name) ?? []),
-  }));
+  return clients.map(({ name }) => {
+    const train = grouped.train.get(name) ?? [];
+    return {
+      name,
+      users: grouped.users.get(name) ?? [],
+      train,
+      validation: grouped.validation.get(name) ?? [],
+      test: grouped.test.get(name) ?? [],
+      truncated: backend.recommender.truncated(train),
+      ...keeping(config, backend, name),
+    };
+  });
+}
+
+/** The recommender of a client with the layers that it keeps. */
+function keeping(config: Config, { recommender, layers, keeping: open }: Backend, client: string) {
+  const { layerCount } = layers.model;
+  const k = keptLayers(config, client, layerCount);
+  if (k === undefined) return { recommender, holds: () => true };
+  const { middle, elsewhere } = middleHere(config, layers, k);
+  return { recommender: splitRecommender(open(k, middle), elsewhere), holds: holds(config, k, layerCount) };
+}
+
+/** The common start of all clients: what any of them has a part in. */
+export async function initialParameters({ recommender, clients, config }: Experiment): Promise<NamedTensors> {
+  const all = await recommender.initialParameters(config.seed);
+  return new Map([...all].filter(([name]) => clients.some(({ holds }) => holds(name))));
+}
+
+/** What of the common start a client has a part in. */
+export function startOf({ holds }: ClientData, initial: NamedTensors): NamedTensors {
+  return new Map([...initial].filter(([name]) => holds(name)));
 }
 
 /** An experiment's clients as federation sees them, in this process. */
-export function inProcessClients({ clients, recommender, config }: Experiment, tables: ItemTables): Client[] {
+export function inProcessClients({ clients, config }: Experiment, tables: ItemTables): Client[] {
   const { training, seed } = config;
-  return clients.map(({ name, train, validation }) => ({
+  return clients.map(({ name, train, validation, recommender, holds }) => ({
     name,
     samples: train.length,
+    holds,
     async train(parameters, { round, onProgress }) {
       const items = await tables.of(name, round);
       const result = await recommender.train(train, parameters, {

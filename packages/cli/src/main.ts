@@ -118,11 +118,26 @@ export function program(): Command {
     .action(async (options) => (await import('./commands/bench.ts')).runProfile(options));
 
   root
+    .command('keys')
+    .description('make certificates and tokens to try a federation over a network with')
+    .requiredOption('--clients <names>', 'the clients, separated by commas', names)
+    .requiredOption('-o, --output <folder>', 'folder to write')
+    .option('--host <name...>', 'host names and IP addresses of the server', ['localhost', '127.0.0.1'])
+    .option('--days <count>', 'days that the certificates are valid', positive, 30)
+    .option('--force', 'replace existing files')
+    .option(...json)
+    .action(async (options) => (await import('./commands/keys.ts')).run(options));
+
+  root
     .command('config-schema')
     .description('JSON Schema of the configuration, for editors')
     .option('--json', 'accepted everywhere; this command always prints JSON')
     .action(async () => (await import('./commands/config-schema.ts')).run());
   return root;
+}
+
+function names(text: string): string[] {
+  return text.split(',').map((name) => name.trim());
 }
 
 function positive(text: string): number {

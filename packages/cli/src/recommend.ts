@@ -1,6 +1,7 @@
 // Recommendations from a stored run: a client's best adapter, a history in, ranked titles out.
 import { openRun } from '@fellrec/federation';
 import type { Catalogue } from '@fellrec/recsys';
+import { initialParameters, startOf } from './experiment.ts';
 import { itemTables } from './item-tables.ts';
 import { type Progress, silent } from './progress.ts';
 import { openStored, readRun } from './train.ts';
@@ -38,16 +39,17 @@ export async function recommend(
       `recommend: the run has no client "${client}"; clients: ${partition.clients.map(({ name }) => name).join(', ')}`,
     );
   const experiment = await openStored(directory, run, progress.report);
-  const { dataset, recommender } = experiment;
+  const { dataset } = experiment;
   const store = await openRun(directory, experiment.format);
   try {
     const items = history.map((text) => findItem(dataset.catalogue, text));
     const best = await store.best(client);
-    const initial = await recommender.initialParameters(config.seed);
-    const parameters = best?.parameters ?? initial;
+    const initial = await initialParameters(experiment);
+    const own = experiment.clients.find(({ name }) => name === client)!;
+    const parameters = best?.parameters ?? startOf(own, initial);
     const table = best && (await itemTables(config, store, initial).of(client, best.round + 1));
     const options = { k, seed: config.seed, ...(table && { items: table }) };
-    const [found] = await recommender.recommend(
+    const [found] = await own.recommender.recommend(
       [{ history: items.slice(-10), seen: items }],
       parameters,
       options,
@@ -58,7 +60,7 @@ export async function recommend(
     };
   } finally {
     await store.close();
-    await recommender.dispose();
+    await experiment.dispose();
   }
 }
 

@@ -16,10 +16,12 @@ import {
 import { type Config, completed, configSchema, parseConfig } from './config.ts';
 import {
   type Experiment,
+  initialParameters,
   inProcessClients,
   openExperiment,
   type Report,
   runtimeOf,
+  startOf,
   strategyOf,
 } from './experiment.ts';
 import { itemTables } from './item-tables.ts';
@@ -83,7 +85,7 @@ export async function train(
   const products = rowProducts(runtimeOf(config));
   try {
     const state = await store.state();
-    const initial = await experiment.recommender.initialParameters(config.seed);
+    const initial = await initialParameters(experiment);
     const tables = itemTables(config, store, initial);
     const events = federate({
       clients: inProcessClients(experiment, tables),
@@ -105,7 +107,7 @@ export async function train(
   } finally {
     await store.close();
     await products.dispose();
-    if (!given) await experiment.recommender.dispose();
+    if (!given) await experiment.dispose();
   }
 }
 
@@ -123,7 +125,7 @@ export async function evaluate(
     return await evaluateRun(experiment, store, directory, progress, started);
   } finally {
     await store.close();
-    await experiment.recommender.dispose();
+    await experiment.dispose();
   }
 }
 
@@ -134,24 +136,25 @@ async function evaluateRun(
   progress: Progress,
   started: number,
 ): Promise<RunResult> {
-  const { config, clients, dataset, recommender } = experiment;
+  const { config, clients, dataset } = experiment;
   const history = await store.history();
-  const initial = await recommender.initialParameters(config.seed);
+  const initial = await initialParameters(experiment);
   const tables = itemTables(config, store, initial);
   const total = clients.reduce((n, { test }) => n + test.length, 0);
   const users: Metrics[] = [];
   let truncatedTests = 0;
   const results: ClientResult[] = [];
   const perClient = new Map<string, Metrics>();
-  for (const { name, users: own, train: samples, test, truncated } of clients) {
+  for (const client of clients) {
+    const { name, users: own, train: samples, test, truncated } = client;
     const best = await store.best(name);
     const before = users.length;
-    const parameters = best?.parameters ?? initial;
+    const parameters = best?.parameters ?? startOf(client, initial);
     const items = best && (await tables.of(name, best.round + 1));
     const found =
       test.length === 0
         ? { metrics: [], truncated: 0 }
-        : await recommender.evaluate(test, parameters, {
+        : await client.recommender.evaluate(test, parameters, {
             seed: config.seed,
             maskHistory: config.evaluation.maskHistory,
             ...(items && { items }),
@@ -263,7 +266,7 @@ export async function openStored(
     experiment.dataset.hash !== dataset?.hash && `the data in ${config.data.path}`,
   ].filter((what) => typeof what === 'string');
   if (other.length === 0) return experiment;
-  await experiment.recommender.dispose();
+  await experiment.dispose();
   throw new Error(
     `run: ${other.join(' and ')} changed since ${directory} was made; put back what it was made with, or train again`,
   );

@@ -20,12 +20,13 @@ export {
   freshAdapter,
   initialAdapter,
   type LoraConfig,
+  layerOf,
   type Projection,
   projections,
 } from './lora.ts';
 export { readAdapter, writeAdapter } from './peft.ts';
 export { type Base, bases, type QuantizeOptions, quantizeBase } from './quantize.ts';
-export { assertKnown, type ItemSequence } from './recformer/batch.ts';
+export { assertKnown, attentionForm, type ItemSequence } from './recformer/batch.ts';
 export {
   holdsEncoder,
   openRecformer,

@@ -5,7 +5,7 @@ import type { Float32Tensor } from '@fellrec/graph';
 import { z } from 'zod';
 import { readSafetensors, writeSafetensors } from './checkpoint/safetensors.ts';
 import type { Adapter } from './language-model.ts';
-import { encoderProjections, type LoraConfig, loraName, projections } from './lora.ts';
+import { encoderProjections, type LoraConfig, layerOf, loraName, projections } from './lora.ts';
 
 const targets = [...projections, ...encoderProjections] as const;
 
@@ -28,7 +28,10 @@ const schema = z.looseObject({
     )
     .nullish(),
   kasa_config: z.null('KaSA is not supported').optional(),
-  layers_to_transform: z.null('is not supported').optional(),
+  layers_to_transform: z
+    .union([z.number().int().nonnegative(), z.array(z.number().int().nonnegative()).min(1)])
+    .nullish(),
+  layers_pattern: z.union([z.null(), z.array(z.string()).length(0)], 'is not supported').nullish(),
   exclude_modules: z.union([z.null(), z.array(z.string()).length(0)], 'is not supported').nullish(),
   use_bdlora: z.literal(false, 'BD-LoRA is not supported').nullish(),
   alora_invocation_tokens: z.null('activated LoRA is not supported').optional(),
@@ -47,6 +50,8 @@ export async function readAdapter(directory: string): Promise<Adapter> {
   const parsed = schema.safeParse(parseJson(text, file));
   if (!parsed.success) throw new Error(`adapter: ${file}:\n${z.prettifyError(parsed.error)}`);
   const { r: rank, lora_alpha: alpha, lora_dropout: dropout, target_modules: targetModules } = parsed.data;
+  const chosen = parsed.data.layers_to_transform;
+  const layers = typeof chosen === 'number' ? [chosen] : chosen;
   const found = await readSafetensors(join(directory, 'adapter_model.safetensors'));
   const problems: string[] = [];
   const tensors = new Map<string, Float32Tensor>();
@@ -65,6 +70,8 @@ export async function readAdapter(directory: string): Promise<Adapter> {
     adapted.add(projection);
     if (!targetModules.some((target) => target === projection))
       problems.push(`"${name}" is there, but target_modules is ${targetModules.join(', ')}`);
+    if (layers && !layers.includes(layerOf(name)!))
+      problems.push(`"${name}" is there, but layers_to_transform is ${layers.join(', ')}`);
     const other = loraName(path, half === 'A' ? 'B' : 'A');
     if (!found.has(other)) problems.push(`"${name}" has no "${other}"`);
     if (tensor.dims.length !== 2 || tensor.dims[half === 'A' ? 0 : 1] !== rank)
@@ -74,7 +81,7 @@ export async function readAdapter(directory: string): Promise<Adapter> {
   for (const target of targetModules)
     if (!adapted.has(target)) problems.push(`target_modules has ${target}, but there is no tensor of it`);
   if (problems.length > 0) throw new Error(`adapter: ${directory}:\n  ${problems.join('\n  ')}`);
-  return { config: { rank, alpha, dropout, targetModules }, tensors };
+  return { config: { rank, alpha, dropout, targetModules, ...(layers && { layers }) }, tensors };
 }
 
 function parseJson(text: string, file: string): unknown {
@@ -99,7 +106,10 @@ export async function writeAdapter(
   );
 }
 
-function peftConfig({ rank, alpha, dropout, targetModules }: LoraConfig, baseModel: string): object {
+function peftConfig(
+  { rank, alpha, dropout, targetModules, layers }: LoraConfig,
+  baseModel: string,
+): object {
   return {
     peft_type: 'LORA',
     task_type: encoderProjections.some((name) => targetModules.includes(name))
@@ -110,6 +120,7 @@ function peftConfig({ rank, alpha, dropout, targetModules }: LoraConfig, baseMod
     lora_alpha: alpha,
     lora_dropout: dropout,
     target_modules: targetModules,
+    ...(layers && { layers_to_transform: layers }),
     bias: 'none',
     fan_in_fan_out: false,
     inference_mode: true,

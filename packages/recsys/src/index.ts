@@ -1,7 +1,7 @@
 export { type BigrecOptions, bigrec } from './bigrec/recommender.ts';
 export { calibrationSequences } from './bigrec/text.ts';
 export { type Catalogue, catalogue, type Item } from './catalogue.ts';
-export { readDataset } from './data/folder.ts';
+export { readDataset, writeUsers } from './data/folder.ts';
 export { type ImportOptions, importDataset } from './data/import.ts';
 export { type Dataset, type DatasetStats, datasetStats, type SplitName, type User } from './dataset.ts';
 export { type Floor, floorMetrics, floors } from './floors.ts';
@@ -18,3 +18,4 @@ export { type RecformerOptions, recformer } from './recformer/recommender.ts';
 export { type ItemTableSchedule, tableRound } from './recformer/schedule.ts';
 export type { Recommendation, Recommended, Recommender, TrainOptions, TrainResult } from './recommender.ts';
 export { type Sample, subset, testSamples, trainingSamples, validationSamples } from './samples.ts';
+export { type Elsewhere, splitRecommender } from './split-recommender.ts';

@@ -1,6 +1,6 @@
 // Local training, the same for all recommenders: shuffled batches, AdamW, a linear schedule over the client's own steps.
-import { adamW, linearSchedule, type NamedTensors, random } from '@fellrec/graph';
-import type { StepOptions, StepResult } from '@fellrec/models';
+import { adamW, globalNorm, linearSchedule, type NamedTensors, random } from '@fellrec/graph';
+import type { LanguageModel, StepOptions, StepResult } from '@fellrec/models';
 import type { TrainOptions, TrainResult } from './recommender.ts';
 
 export interface Fitting<Example> {
@@ -15,11 +15,13 @@ export interface Fitting<Example> {
     parameters: NamedTensors,
     dropoutSeed: NonNullable<StepOptions['dropoutSeed']>,
   ) => Promise<StepResult>;
+  /** The optimizer step of layers that are trained elsewhere; returns the sum of squares of their gradients. */
+  readonly updateElsewhere?: LanguageModel['updateElsewhere'];
 }
 
 /** @throws on a loss that is no number, naming the step. */
 export async function fit<Example>(
-  { name, count, examples, gradients }: Fitting<Example>,
+  { name, count, examples, gradients, updateElsewhere }: Fitting<Example>,
   start: NamedTensors,
   o: TrainOptions,
 ): Promise<TrainResult> {
@@ -38,7 +40,8 @@ export async function fit<Example>(
           `${name}: the loss is ${found.loss} at step ${step + 1} of ${steps}; ${step === 0 ? 'nothing was learned yet: are the weights numbers, and temperature and alpha sensible?' : 'lower the learning rate'}`,
         );
       const rate = o.learningRate * linearSchedule(step, steps, o.warmupSteps);
-      ({ parameters, state } = optimizer.update(found.gradients, state, rate));
+      const elsewhere = await updateElsewhere?.(globalNorm(found.gradients) ** 2, rate);
+      ({ parameters, state } = optimizer.update(found.gradients, state, rate, elsewhere));
       weightedLoss += found.loss * batch.length;
       tokens.real += found.tokens.real;
       tokens.computed += found.tokens.computed;

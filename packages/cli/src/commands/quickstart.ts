@@ -55,7 +55,7 @@ export async function run({ backend, runs, json }: Options): Promise<void> {
     const experiment = { ...opened, config: chosen };
     results.push(await train(chosen, { force: true, progress, experiment }));
   }
-  await opened.recommender.dispose();
+  await opened.dispose();
   print(results, describe(results, backend), { json: json ?? false });
 }
 

@@ -181,7 +181,7 @@ export function splitLanguageModel({
 
   return {
     checkpoint,
-    updateElsewhere: middle.trains ? (squaredNorm, rate) => middle.update(squaredNorm, rate) : undefined,
+    updateElsewhere: async (squaredNorm, rate) => (middle.trains ? middle.update(squaredNorm, rate) : 0),
 
     async gradients(batch, adapter, { microBatch = batch.length, dropoutSeed } = {}) {
       const labels = labelCount(batch);

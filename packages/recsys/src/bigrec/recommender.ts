@@ -78,6 +78,7 @@ export function bigrec(options: BigrecOptions): Recommender {
         examples: () => sequences,
         gradients: (batch: readonly Sequence[], parameters, dropoutSeed) =>
           model.gradients(batch, adapter(parameters), { microBatch: o.microBatch, dropoutSeed }),
+        updateElsewhere: model.updateElsewhere,
       },
       start,
       o,

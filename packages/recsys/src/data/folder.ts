@@ -49,25 +49,81 @@ export function refuseExisting(output: string, force: boolean): void {
 
 /** Writes the tables `split`, `items` and `users` beside the target and renames: the folder appears whole or not at all. */
 export async function writeFolder(db: DuckDBConnection, output: string, content: Content): Promise<void> {
-  const { force, name, kCore, split, sources } = content;
+  const { name, kCore, split, sources } = content;
+  const described = {
+    name,
+    split,
+    kCore,
+    sources: {
+      interactions: basename(sources.interactions),
+      items: basename(sources.items),
+      ...(sources.users && { users: basename(sources.users) }),
+    },
+  };
+  await place(db, output, content.force, described, (folder) => writeTables(db, folder));
+}
+
+/**
+ * Writes a data folder with some of the users of another one and its whole catalogue: what a client of its own has.
+ * @throws if a user is not there, or if something is at `output` that may not be replaced.
+ */
+export async function writeUsers(
+  directory: string,
+  output: string,
+  { name, users, force = false }: { name: string; users: readonly string[]; force?: boolean },
+): Promise<void> {
+  refuseExisting(output, force);
+  const { split, kCore, sources } = await readDescription(directory);
+  const table = (file: string) => `read_parquet(${literal(join(directory, `${file}.parquet`))})`;
+  await withDatabase(async (db) => {
+    const list = users.map((id) => `(${literal(id)})`).join(', ');
+    await db.run(`CREATE TABLE user_index AS SELECT row_number() OVER (ORDER BY index) - 1 AS index, index AS before,
+      id, attributes FROM ${table('users')} WHERE id IN (SELECT * FROM (VALUES ${list}))`);
+    const found = Number((await rows(db, 'SELECT count(*) AS n FROM user_index'))[0]!.n);
+    if (found !== new Set(users).size)
+      throw new Error(`data: ${directory} has ${found} of the ${users.length} users`);
+    await place(db, output, force, { name, split, kCore, sources }, async (folder) => {
+      const copy = (query: string, file: string) => copyTo(db, query, join(folder, `${file}.parquet`));
+      await copy(`SELECT * FROM ${table('items')} ORDER BY index`, 'items');
+      await copy('SELECT index, id, attributes FROM user_index ORDER BY index', 'users');
+      await copy(
+        `SELECT u.index::INTEGER AS user, item, position, part FROM ${table('interactions')} i
+         JOIN user_index u ON u.before = i.user ORDER BY u.index, position`,
+        'interactions',
+      );
+      return Number(
+        (
+          await rows(
+            db,
+            `SELECT count(*) AS n FROM read_parquet(${literal(join(folder, 'interactions.parquet'))})`,
+          )
+        )[0]!.n,
+      );
+    });
+  });
+}
+
+/** `write` fills a folder beside the target and returns the number of interactions; it appears whole or not at all. */
+async function place(
+  db: DuckDBConnection,
+  output: string,
+  force: boolean,
+  described: Pick<Description, 'name' | 'split' | 'kCore' | 'sources'>,
+  write: (folder: string) => Promise<number>,
+): Promise<void> {
   await mkdir(dirname(output), { recursive: true });
   const temporary = await mkdtemp(join(dirname(output), `.${basename(output)}-`));
   try {
-    const interactions = await writeTables(db, temporary);
+    const interactions = await write(temporary);
     const { items, users, hash } = await readTables(db, temporary);
+    const { sources, ...rest } = described;
     const description: Description = {
       format: 1,
-      name,
-      split,
-      kCore,
+      ...rest,
       users: users.length,
       items: items.items.length,
       interactions,
-      sources: {
-        interactions: basename(sources.interactions),
-        items: basename(sources.items),
-        ...(sources.users && { users: basename(sources.users) }),
-      },
+      sources,
       hash,
     };
     await writeFile(join(temporary, descriptionFile), `${JSON.stringify(description, undefined, 2)}\n`);
@@ -117,10 +173,7 @@ async function writeTables(db: DuckDBConnection, folder: string): Promise<number
     FROM items WHERE id IN (SELECT item FROM split)`);
   await db.run(`CREATE TABLE user_index AS SELECT row_number() OVER (ORDER BY place) - 1 AS index, user AS id, attributes
     FROM (SELECT user, min(place) AS place FROM kept GROUP BY user) LEFT JOIN users ON users.id = user`);
-  const copy = (query: string, table: string) =>
-    db.run(
-      `COPY (${query}) TO ${literal(join(folder, `${table}.parquet`))} (FORMAT parquet, COMPRESSION zstd)`,
-    );
+  const copy = (query: string, table: string) => copyTo(db, query, join(folder, `${table}.parquet`));
   await copy('SELECT * FROM item_index ORDER BY index', 'items');
   await copy('SELECT * FROM user_index ORDER BY index', 'users');
   await copy(
@@ -130,6 +183,10 @@ async function writeTables(db: DuckDBConnection, folder: string): Promise<number
     'interactions',
   );
   return Number((await rows(db, 'SELECT count(*) AS n FROM split'))[0]!.n);
+}
+
+async function copyTo(db: DuckDBConnection, query: string, file: string): Promise<void> {
+  await db.run(`COPY (${query}) TO ${literal(file)} (FORMAT parquet, COMPRESSION zstd)`);
 }
 
 async function readTables(
