@@ -3,12 +3,16 @@ import { join } from 'node:path';
 import type { ParametersFormat } from '@fellrec/federation';
 import type { NamedTensors, Runtime } from '@fellrec/graph';
 import {
+  adaptedEncoderProjections,
   attentionForm,
   type Checkpoint,
   type CutLayers,
   cutLayers,
   type EncoderModel,
   encoderModel,
+  freshAdapter,
+  holdsEncoder,
+  initialAdapter,
   type LanguageModel,
   type LoraConfig,
   languageModel,
@@ -24,6 +28,7 @@ import {
   type RecformerCheckpoint,
   type RecformerConfig,
   readAdapter,
+  readParameters,
   readSafetensors,
   recformerCut,
   splitLanguageModel,
@@ -35,14 +40,19 @@ import type { Config } from './config.ts';
 import type { Report } from './experiment.ts';
 import { keepsForItems } from './item-tables.ts';
 
-export interface Backend {
-  readonly recommender: Recommender;
-  /** The recommender of a client that keeps k layers and reaches the middle ones through `middle`. */
-  keeping(k: number, middle: MiddleLayers): Recommender;
+export interface ModelParts {
   readonly layers: CutLayers;
   readonly modelHash: string;
   /** How its parameters lie in a run's folder. */
   readonly format: ParametersFormat;
+  /** What all clients start from, of all layers. */
+  initialParameters(seed: number): Promise<NamedTensors>;
+}
+
+export interface Backend extends ModelParts {
+  readonly recommender: Recommender;
+  /** The recommender of a client that keeps k layers and reaches the middle ones through `middle`. */
+  keeping(k: number, middle: MiddleLayers): Recommender;
   dispose(): Promise<void>;
 }
 
@@ -84,18 +94,15 @@ async function openBigrec(config: Config, { dataset, runtime, report }: BackendO
       cacheDir: config.cache,
       onProgress: (done, total) => report('title vectors', done, total),
     });
-  const { layerCount } = checkpoint.config;
-  const layers = cutLayers(llamaCut(llama(checkpoint), checkpoint.config), runtime, config.split);
+  const model = languageModelParts(config, checkpoint, runtime);
   return assembled({
+    ...model,
     recommender: of(languageModel(checkpoint, runtime, quantized), config.lora),
     keeping: (k, middle) =>
       of(
-        splitLanguageModel({ checkpoint, runtime, layers, kept: k, middle }),
-        adapterOf(config.lora, k, layerCount),
+        splitLanguageModel({ checkpoint, runtime, layers: model.layers, kept: k, middle }),
+        adapterOf(config.lora, k, checkpoint.config.layerCount),
       ),
-    layers,
-    modelHash: checkpoint.hash,
-    format: adapters(config, layerCount),
   });
 }
 
@@ -152,21 +159,57 @@ async function openRecformerBackend(
       onProgress: (done, total) => report('item vectors', done, total),
     });
   const model = encoderModel(limited, runtime, { pooling });
-  const { layerCount } = checkpoint.config;
-  const layers = cutLayers(
-    recformerCut(limited, (lengths) => attentionForm(Math.max(...lengths), limited.config)),
-    runtime,
-    config.split,
-  );
-  const format = tune === 'full' ? encoders(checkpoint, model.pooling) : adapters(config, layerCount);
+  const parts = encoderParts(config, limited, runtime);
   return assembled({
+    ...parts,
     recommender: of(model, config.lora),
-    keeping: (k, middle) =>
-      {void middle; return of(model, adapterOf(config.lora, k, layerCount));},
-    layers,
-    modelHash: checkpoint.hash,
-    format: { ...format, keeps: keepsForItems(config) },
+    keeping: (k, middle) => {
+      void middle;
+      return of(model, adapterOf(config.lora, k, checkpoint.config.layerCount));
+    },
   });
+}
+
+/** A model without what it recommends: all that a server has. */
+export async function openModel(config: Config, runtime: Runtime): Promise<ModelParts> {
+  const { cache, model } = config;
+  return config.recommender === 'bigrec'
+    ? languageModelParts(config, await openCheckpoint(model.path, { cacheDir: cache }), runtime)
+    : encoderParts(config, await openRecformer(model.path, { cacheDir: cache }), runtime);
+}
+
+/** Names the weights in a folder, of whichever architecture. */
+export async function modelHashOf(path: string, cacheDir: string): Promise<string> {
+  const opened = (await holdsEncoder(path))
+    ? await openRecformer(path, { cacheDir })
+    : await openCheckpoint(path, { cacheDir });
+  return opened.hash;
+}
+
+function languageModelParts(config: Config, checkpoint: Checkpoint, runtime: Runtime): ModelParts {
+  return {
+    layers: cutLayers(llamaCut(llama(checkpoint), checkpoint.config), runtime, config.split),
+    modelHash: checkpoint.hash,
+    format: adapters(config, checkpoint.config.layerCount),
+    initialParameters: async (seed) => initialAdapter(checkpoint.config, config.lora, seed),
+  };
+}
+
+function encoderParts(config: Config, checkpoint: RecformerCheckpoint, runtime: Runtime): ModelParts {
+  const { tune, pooling } = config.recformer;
+  const { hash, config: shape } = checkpoint;
+  const formOf = (lengths: readonly number[]) => attentionForm(Math.max(...lengths), shape);
+  const format =
+    tune === 'full' ? encoders(checkpoint, pooling ?? shape.pooling) : adapters(config, shape.layerCount);
+  return {
+    layers: cutLayers(recformerCut(checkpoint, formOf), runtime, config.split),
+    modelHash: hash,
+    format: { ...format, keeps: keepsForItems(config) },
+    initialParameters: async (seed) =>
+      tune === 'full'
+        ? readParameters(checkpoint)
+        : freshAdapter(adaptedEncoderProjections(shape, config.lora), config.lora, seed),
+  };
 }
 
 /** Encoders as folders of their own; of a client that keeps some layers, what it has of one. */

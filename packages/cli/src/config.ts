@@ -200,11 +200,18 @@ const defaultTargets: Record<Config['recommender'], TargetModules> = {
 /** A configuration that is wrong: the command line answers with a usage error. */
 export class ConfigError extends Error {}
 
+/** Stands for data that is with the clients. */
+const remoteData = '(with the clients)';
+
 /**
  * Reads YAML or JSON, applies `settings` (`federation.rounds=5`) and checks. Relative paths of `data.path` and
- * `model.path` start from the file's folder. @throws ConfigError naming every key that is wrong.
+ * `model.path` start from the file's folder. With `remote`, data is the clients' affair. @throws ConfigError naming every key that is wrong.
  */
-export async function loadConfig(file: string, settings: readonly string[] = []): Promise<Config> {
+export async function loadConfig(
+  file: string,
+  settings: readonly string[] = [],
+  { remote = false }: { readonly remote?: boolean } = {},
+): Promise<Config> {
   const text = await readFile(file, 'utf8').catch((cause) => {
     throw new ConfigError(
       `config: cannot read ${file}: ${cause.code === 'ENOENT' ? 'no such file' : cause.message}`,
@@ -220,6 +227,7 @@ export async function loadConfig(file: string, settings: readonly string[] = [])
   const settable = raw as Record<string, unknown>;
   delete settable.$schema;
   for (const setting of settings) set(settable, setting);
+  if (remote) settable.data = { path: remoteData };
   return resolvePaths(parseConfig(settable, file), dirname(file), settings);
 }
 

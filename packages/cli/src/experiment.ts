@@ -11,6 +11,7 @@ import {
   type Sample,
   splitRecommender,
   subset,
+  type TrainOptions,
   testSamples,
   trainingSamples,
   type User,
@@ -79,7 +80,7 @@ export async function openExperiment(
   };
 }
 
-function partitionOptions(
+export function partitionOptions(
   { partition: p, federation, seed }: Config,
   report: Report,
 ): Parameters<typeof partition>[1] {
@@ -159,7 +160,6 @@ export function startOf({ holds }: ClientData, initial: NamedTensors): NamedTens
 
 /** An experiment's clients as federation sees them, in this process. */
 export function inProcessClients({ clients, config }: Experiment, tables: ItemTables): Client[] {
-  const { training, seed } = config;
   return clients.map(({ name, train, validation, recommender, holds }) => ({
     name,
     samples: train.length,
@@ -167,15 +167,8 @@ export function inProcessClients({ clients, config }: Experiment, tables: ItemTa
     async train(parameters, { round, onProgress }) {
       const items = await tables.of(name, round);
       const result = await recommender.train(train, parameters, {
+        ...trainOptions(config, name, round),
         ...(items && { items }),
-        epochs: training.epochs,
-        batchSize: training.batchSize,
-        microBatch: training.microBatch,
-        learningRate: training.learningRate,
-        warmupSteps: round === 0 ? training.warmupSteps : 0,
-        weightDecay: training.weightDecay,
-        clipNorm: training.clipNorm,
-        stream: [seed, name, round],
         ...(onProgress && { onStep: onProgress }),
       });
       return { ...result, samples: train.length };
@@ -187,6 +180,21 @@ export function inProcessClients({ clients, config }: Experiment, tables: ItemTa
       return { loss: await recommender.loss(validation, parameters, items), samples: validation.length };
     },
   }));
+}
+
+/** How a client trains in a round, wherever it is. */
+export function trainOptions({ training, seed }: Config, client: string, round: number): TrainOptions {
+  const { epochs, batchSize, microBatch, learningRate, weightDecay, clipNorm } = training;
+  return {
+    epochs,
+    batchSize,
+    microBatch,
+    learningRate,
+    weightDecay,
+    clipNorm,
+    warmupSteps: round === 0 ? training.warmupSteps : 0,
+    stream: [seed, client, round],
+  };
 }
 
 export function strategyOf({ federation }: Config): Strategy {

@@ -51,6 +51,58 @@ export function program(): Command {
     .option(...json)
     .action(async (run, options) => (await import('./commands/recommend.ts')).run(run, options));
 
+  root
+    .command('serve')
+    .description('run a federation whose clients are elsewhere, and compute their middle layers')
+    .requiredOption('-c, --config <file>', "YAML or JSON; its data section is the clients' affair")
+    .option('-s, --set <key=value...>', 'override a setting, such as federation.rounds=5')
+    .option('--host <address>', 'address to listen on', '127.0.0.1')
+    .option('--port <number>', 'port, 0 for any free one', port, 7443)
+    .option('--tls-cert <file>', 'certificate, PEM; without TLS only loopback addresses are served')
+    .option('--tls-key <file>', "the certificate's key, PEM")
+    .option('--tokens <file>', 'tokens.json of "fellrec keys": clients and the hashes of their tokens')
+    .option('--client-ca <file>', "authority of the clients' certificates, PEM")
+    .option('--clients <name...>', 'clients of the run (default: those with tokens)')
+    .option('--quorum <count>', 'clients that a round needs (default: all)', positive)
+    .option('--deadline <seconds>', 'after which a round goes on with a quorum', positive, 86_400)
+    .option('--wait <seconds>', 'how long the start waits for all clients', positive, 86_400)
+    .option('--first-layer <k>', 'first layer that is computed here: clients keep at least so many', whole, 0)
+    .option('--max-memory <MiB>', 'memory for the work of clients in the middle layers', positive, 4096)
+    .option('--max-tokens <count>', 'tokens of one request', positive, 65_536)
+    .addOption(
+      new Option('--log-level <level>', 'lines of JSON on standard error')
+        .choices(['debug', 'info', 'warn', 'error', 'silent'])
+        .default('warn'),
+    )
+    .option('--resume', 'go on with the run where it was stopped')
+    .option('--force', 'replace a run of the same name')
+    .option(...json)
+    .action(async (options) => (await import('./commands/serve.ts')).run(options));
+
+  root
+    .command('join')
+    .description('take part in a run on a server with data of your own')
+    .argument('<server>', 'such as https://localhost:7443')
+    .requiredOption('--data <folder>', 'data folder')
+    .requiredOption('--model <folder>', "model folder, the same weights as the server's")
+    .option('--k <count>', 'first layers that stay here, with the last one (default: all)', whole)
+    .addOption(
+      new Option('--activations <type>', 'how hidden states and gradients cross')
+        .choices(['float32', 'float16', 'int8'])
+        .default('float32'),
+    )
+    .option('--ca <file>', "authority of the server's certificate, PEM")
+    .option('--token <file>', 'file with the token')
+    .option('--cert <file>', 'certificate, PEM')
+    .option('--key <file>', "the certificate's key, PEM")
+    .option('-o, --output <folder>', 'where the best parameters go when the run is over')
+    .option('--cache <folder>', 'folder of title vectors', '.cache/fellrec')
+    .option('--threads <count>', 'threads to compute with (default: all cores)', positive)
+    .option('--micro-batch <count>', 'samples computed at once (default: as the server says)', positive)
+    .option('--give-up <seconds>', 'how long the server may be out of reach', positive, 600)
+    .option(...json)
+    .action(async (server, options) => (await import('./commands/join.ts')).run(server, options));
+
   const data = root.command('data').description('import data and describe it');
   data
     .command('import')
@@ -72,6 +124,15 @@ export function program(): Command {
     .option('--force', 'replace an existing folder')
     .option(...json)
     .action(async (options) => (await import('./commands/data.ts')).runImport(options));
+  data
+    .command('partition')
+    .description('write a data folder for each client of a configuration: the whole catalogue, its own users')
+    .requiredOption('-c, --config <file>', 'YAML or JSON: its data, partition and seed')
+    .option('-s, --set <key=value...>', 'override a setting, such as partition.clients=3')
+    .requiredOption('-o, --output <folder>', 'folder of the folders')
+    .option('--force', 'replace existing ones')
+    .option(...json)
+    .action(async (options) => (await import('./commands/data.ts')).runPartition(options));
   data
     .command('stats')
     .description('users, items, interactions, density, lengths')
@@ -149,6 +210,12 @@ function positive(text: string): number {
 function whole(text: string): number {
   if (!/^\d{1,9}$/.test(text)) throw new InvalidArgumentError(`"${text}" is not a whole number.`);
   return Number(text);
+}
+
+function port(text: string): number {
+  const number = whole(text);
+  if (number > 65_535) throw new InvalidArgumentError(`${text} is no port.`);
+  return number;
 }
 
 /** Runs a command line and returns the exit code. Errors are one message on standard error. */

@@ -25,15 +25,15 @@ const number = (x: number | undefined) => (x === undefined ? '-' : x.toFixed(3))
 export function clientTable({ clients, pooled, spread }: RunResult): string {
   const rows = clients.map((c) => [
     c.client,
-    String(c.users),
+    c.users === undefined ? '-' : String(c.users),
     String(c.trainSamples),
     String(c.testUsers),
     number(c.firstLoss),
     number(c.lastLoss),
     ...cells(c.metrics),
   ]);
-  const sum = (of: (c: RunResult['clients'][number]) => number) =>
-    String(clients.reduce((n, c) => n + of(c), 0));
+  const sum = (of: (c: RunResult['clients'][number]) => number | undefined) =>
+    clients.some((c) => of(c) === undefined) ? '-' : String(clients.reduce((n, c) => n + of(c)!, 0));
   rows.push([
     'all users',
     sum((c) => c.users),

@@ -29,7 +29,8 @@ import { type Progress, silent } from './progress.ts';
 
 export interface ClientResult {
   readonly client: string;
-  readonly users: number;
+  /** Undefined where only the client knows. */
+  readonly users?: number;
   readonly trainSamples: number;
   readonly testUsers: number;
   /** Training loss of the first and the last round; undefined for a client that took no part. */
@@ -53,8 +54,9 @@ export interface RunResult {
   readonly pooled: Metrics;
   /** Of recall@10 over clients with test users. */
   readonly spread: Spread;
-  readonly floors: Readonly<Record<Floor, Metrics>>;
-  readonly popularityCosine: number;
+  /** Of the data in this process; none where it is with the clients. */
+  readonly floors: Readonly<Partial<Record<Floor, Metrics>>>;
+  readonly popularityCosine?: number;
   /** Test users whose oldest history was dropped to fit the context. */
   readonly truncatedTests: number;
   readonly seconds: number;
@@ -102,13 +104,17 @@ export async function train(
       progress.event(event);
     }
     const result = await evaluateRun(experiment, store, directory, progress, started);
-    await writeFile(join(directory, 'result.json'), `${JSON.stringify(result, undefined, 2)}\n`);
+    await writeResult(result);
     return result;
   } finally {
     await store.close();
     await products.dispose();
     if (!given) await experiment.dispose();
   }
+}
+
+export async function writeResult(result: RunResult): Promise<void> {
+  await writeFile(join(result.directory, 'result.json'), `${JSON.stringify(result, undefined, 2)}\n`);
 }
 
 /** Evaluates a finished run again, for instance on more test users. */

@@ -46,7 +46,7 @@ describe('train', () => {
     });
     const sum = (of: (client: RunResult['clients'][number]) => number) =>
       result.clients.reduce((n, client) => n + of(client), 0);
-    expect(sum((c) => c.users)).toBe(296);
+    expect(sum((c) => c.users!)).toBe(296);
     expect(sum((c) => c.trainSamples)).toBe(12);
     expect(sum((c) => c.testUsers)).toBe(4);
     for (const client of result.clients) {

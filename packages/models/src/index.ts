@@ -38,17 +38,19 @@ export {
   adaptedEncoderProjections,
   type RecformerConfig,
 } from './recformer/config.ts';
+export type { LabelledSequence } from './recformer/contrast.ts';
 export {
   type EncoderModel,
   type EncoderParameters,
   encoderModel,
-  type LabelledSequence,
   unitRows,
+  type WholeEncoderModel,
 } from './recformer/model.ts';
 export { writeRandomRecformer } from './recformer/random-start.ts';
 export { sentenceVectors } from './recformer/sentences.ts';
 export { type Fitted, itemSequence, type TokenisedItem } from './recformer/sequence.ts';
 export type { CutModel, LayerRange, Trained } from './split/cut-model.ts';
+export { splitEncoder } from './split/encoder.ts';
 export { splitLanguageModel } from './split/language-model.ts';
 export { type CutLayers, type CutLayersOptions, cutLayers } from './split/layers.ts';
 export { llamaCut } from './split/llama.ts';

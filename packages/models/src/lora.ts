@@ -62,12 +62,17 @@ export function layerOf(name: string): number | undefined {
   return found ? Number(found[1]) : undefined;
 }
 
-/** What belongs to some layers. */
+/** What belongs to some layers; embeddings and the like belong to none. */
 export function ofLayers<T>(
   named: ReadonlyMap<string, T>,
   holds: (layer: number) => boolean,
 ): Map<string, T> {
-  return new Map([...named].filter(([name]) => holds(layerOf(name)!)));
+  return new Map(
+    [...named].filter(([name]) => {
+      const layer = layerOf(name);
+      return layer !== undefined && holds(layer);
+    }),
+  );
 }
 
 /** `layers.0.self_attn.q_proj` for every adapted projection, in the model's order, with its [out, in]. */

@@ -24,14 +24,13 @@ import { encoderProjections, freshAdapter, type LoraConfig, loraName } from '../
 import { attentionForm, encoderBatch, type ItemSequence } from '../src/recformer/batch.ts';
 import { openRecformer, type RecformerCheckpoint } from '../src/recformer/checkpoint.ts';
 import { adaptedEncoderProjections } from '../src/recformer/config.ts';
+import type { ContrastOptions, LabelledSequence } from '../src/recformer/contrast.ts';
 import { recformer } from '../src/recformer/layers.ts';
 import {
-  type ContrastOptions,
-  type EncoderModel,
   type EncoderParameters,
   encoderModel,
-  type LabelledSequence,
   unitRows,
+  type WholeEncoderModel,
 } from '../src/recformer/model.ts';
 import { contrastiveLoss, type Encoder, pooled, sequenceGraph } from '../src/recformer/programs.ts';
 import { verifyFixture } from '../src/verify-fixture.ts';
@@ -71,8 +70,8 @@ let expected: ReadonlyMap<string, Tensor>;
 /** The checkpoint's tensors, to be trained. */
 let all: NamedTensors;
 let options: ContrastOptions;
-let models: Record<(typeof forms)[number], EncoderModel>;
-let model: EncoderModel;
+let models: Record<(typeof forms)[number], WholeEncoderModel>;
+let model: WholeEncoderModel;
 beforeAll(async () => {
   checkpoint = await openRecformer(directory, { cacheDir });
   expected = await readSafetensors(join(directory, 'expected.safetensors'));

@@ -1,12 +1,17 @@
+import { join } from 'node:path';
 import {
   type DatasetStats,
   datasetStats,
   type ImportOptions,
   importDataset,
+  partition,
   readDataset,
+  writeUsers,
 } from '@fellrec/recsys';
-import { ConfigError } from '../config.ts';
+import { ConfigError, loadConfig } from '../config.ts';
+import { partitionOptions } from '../experiment.ts';
 import { print } from '../output.ts';
+import { table } from '../table.ts';
 
 interface Options {
   readonly interactions: string;
@@ -52,6 +57,51 @@ export async function runImport(options: Options): Promise<void> {
   };
   await importDataset({ ...rest, split, columns });
   await runStats(options.output, options);
+}
+
+interface PartitionFlags {
+  readonly config: string;
+  readonly set?: readonly string[];
+  readonly output: string;
+  readonly force?: boolean;
+  readonly json?: boolean;
+}
+
+/** What clients of a run have when they are elsewhere. */
+export async function runPartition({
+  config: file,
+  set,
+  output,
+  force = false,
+  json,
+}: PartitionFlags): Promise<void> {
+  const config = await loadConfig(file, set);
+  const dataset = await readDataset(config.data.path);
+  const { clients } = partition(
+    dataset,
+    partitionOptions(config, () => {}),
+  );
+  for (const { name, users } of clients)
+    await writeUsers(config.data.path, join(output, name), {
+      name: `${dataset.name}, ${name}`,
+      users,
+      force,
+    });
+  const made = clients.map(({ name, users }) => ({
+    client: name,
+    folder: join(output, name),
+    users: users.length,
+  }));
+  print(
+    made,
+    table(
+      ['client', 'folder', 'users'],
+      made.map((m) => [m.client, m.folder, String(m.users)]),
+    ),
+    {
+      json: json ?? false,
+    },
+  );
 }
 
 export async function runStats(folder: string, options: { json?: boolean }): Promise<void> {

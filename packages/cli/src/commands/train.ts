@@ -25,8 +25,13 @@ export function describeRun(result: RunResult): string {
 
 ${comparisonTable([result])}
 ${dropped && `\n${dropped}\n`}
-Similarity of the clients' item popularity: ${result.popularityCosine.toFixed(2)} (1: the partition says nothing).
-The run's files: ${result.directory}`;
+${popularity(result)}The run's files: ${result.directory}`;
+}
+
+function popularity({ popularityCosine: cosine }: RunResult): string {
+  return cosine === undefined
+    ? ''
+    : `Similarity of the clients' item popularity: ${cosine.toFixed(2)} (1: the partition says nothing).\n`;
 }
 
 /** What did not fit the context; empty if everything did. */

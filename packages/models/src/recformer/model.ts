@@ -1,11 +1,10 @@
 // An encoder ready to train and to encode: a checkpoint, its programs (compiled when first used) and parameters that are
 // passed in with every call, so that one copy of the base weights serves any number of clients.
 import {
+  type Feeds,
   type Float32Tensor,
   float32,
   gather,
-  input,
-  int64,
   type NamedTensors,
   type Outputs,
   type Program,
@@ -13,7 +12,7 @@ import {
   type Tensor,
   zeros,
 } from '@fellrec/graph';
-import { addTo, chunks } from '../batch.ts';
+import { addTo } from '../batch.ts';
 import type { StepOptions, StepResult } from '../language-model.ts';
 import { type LoraConfig, type LoraGraph, loraGraph } from '../lora.ts';
 import { type Compiled, programCache } from '../program-cache.ts';
@@ -21,6 +20,14 @@ import { gradientName } from '../programs.ts';
 import { type AttentionForm, attentionForm, encoderBatch, type ItemSequence } from './batch.ts';
 import type { RecformerCheckpoint } from './checkpoint.ts';
 import { adaptedEncoderProjections, type RecformerConfig } from './config.ts';
+import {
+  type ContrastOptions,
+  type ContrastPart,
+  contrastParts,
+  defaultBatch,
+  type LabelledSequence,
+  tokenCounts,
+} from './contrast.ts';
 import { encoderDropout } from './dropout.ts';
 import { recformer, wordTable } from './layers.ts';
 import {
@@ -30,27 +37,13 @@ import {
   pooled,
   sequenceGraph,
   stepOutputs,
+  tensorInputs,
 } from './programs.ts';
 
 /** What is trained: an adapter's tensors with its configuration, or (without one) tensors in the checkpoint's place. */
 export interface EncoderParameters {
   readonly lora?: LoraConfig;
   readonly tensors: NamedTensors;
-}
-
-export interface LabelledSequence {
-  readonly sequence: ItemSequence;
-  /** The item that is to be nearest, a row of the items' vectors. */
-  readonly label: number;
-  /** The items that it is compared with, the label among them; absent: all. As many for every sequence of a batch. */
-  readonly candidates?: readonly number[];
-}
-
-export interface ContrastOptions {
-  /** Unit vectors of the items, [items, d]; held constant. */
-  readonly items: Float32Tensor;
-  readonly temperature: number;
-  readonly microBatch?: number;
 }
 
 export interface EncodeOptions {
@@ -68,12 +61,6 @@ export interface EncoderModel {
     parameters?: EncoderParameters,
     options?: EncodeOptions,
   ): Promise<Float32Tensor>;
-  /** `hidden.0` ... `hidden.n` at every token of sequences padded on the right, [batch * time, d], and `time`. */
-  trace(
-    sequences: readonly ItemSequence[],
-    parameters?: EncoderParameters,
-    form?: AttentionForm,
-  ): Promise<{ readonly hidden: Record<string, Tensor>; readonly time: number }>;
   /** Mean loss and its gradients. A parameter without influence has a gradient of 0. */
   gradients(
     batch: readonly LabelledSequence[],
@@ -86,13 +73,26 @@ export interface EncoderModel {
     parameters: EncoderParameters | undefined,
     options: ContrastOptions,
   ): Promise<number>;
+  /**
+   * Where other layers' parameters are trained elsewhere: their optimizer step, after `gradients`. Takes the sum of
+   * squares of the gradients here, and returns theirs: clipping is by the norm over all.
+   */
+  readonly updateElsewhere?: ((squaredNorm: number, learningRate: number) => Promise<number>) | undefined;
   /** Frees the compiled programs; they are compiled again when needed. */
   release(): Promise<void>;
 }
 
-type ProgramKind = 'train' | 'loss' | 'encode' | 'trace';
+/** All of it in one process. */
+export interface WholeEncoderModel extends EncoderModel {
+  /** `hidden.0` ... `hidden.n` at every token of sequences padded on the right, [batch * time, d], and `time`. */
+  trace(
+    sequences: readonly ItemSequence[],
+    parameters?: EncoderParameters,
+    form?: AttentionForm,
+  ): Promise<{ readonly hidden: Record<string, Tensor>; readonly time: number }>;
+}
 
-const defaultBatch = 8;
+type ProgramKind = 'train' | 'loss' | 'encode' | 'trace';
 
 export interface EncoderOptions {
   /** How sequences become vectors, if not as the checkpoint says. */
@@ -106,7 +106,7 @@ export function encoderModel(
   checkpoint: RecformerCheckpoint,
   runtime: Runtime,
   { pooling = checkpoint.config.pooling, form: chosen }: EncoderOptions = {},
-): EncoderModel {
+): WholeEncoderModel {
   const { config } = checkpoint;
   const programs = programCache<ProgramKind>();
 
@@ -135,9 +135,7 @@ export function encoderModel(
     const { lora: loraConfig, tensors } = parameters ?? { tensors: new Map() };
     const lora: LoraGraph | undefined =
       loraConfig && loraGraph(adaptedEncoderProjections(config, loraConfig), loraConfig, { training });
-    const own = new Map(
-      loraConfig ? [] : [...tensors].map(([name, { dims }]) => [name, input(name, 'float32', dims)] as const),
-    );
+    const own = tensorInputs(loraConfig ? new Map() : tensors);
     const model = recformer(checkpoint, own);
     const read = sequenceGraph(config, form, lora);
     const table = kind === 'train' ? own.get(wordTable) : undefined;
@@ -166,29 +164,20 @@ export function encoderModel(
     batch: readonly LabelledSequence[],
     kind: 'train' | 'loss',
     parameters: EncoderParameters | undefined,
-    { items, temperature, microBatch = kind === 'train' ? batch.length : defaultBatch }: ContrastOptions,
-    training: boolean,
-    extra: (compiled: Compiled, part: readonly Indexed[], time: number) => Record<string, Tensor>,
+    options: ContrastOptions,
+    dropout?: (compiled: Compiled, part: ContrastPart, time: number) => Feeds,
   ) {
-    assertLabels(batch, items.dims[0]!);
-    const byLength = batch
-      .map((labelled, index): Indexed => ({ labelled, index }))
-      .sort((a, b) => a.labelled.sequence.ids.length - b.labelled.sequence.ids.length);
-    for (const part of chunks(byLength, microBatch)) {
-      const sequences = part.map(({ labelled }) => labelled.sequence);
+    for (const part of contrastParts(batch, options)) {
+      const { sequences, contrast } = part;
       const form = formOf(sequences);
-      const candidates = part[0]!.labelled.candidates?.length ?? 'all';
-      const found = await get(kind, parameters, { form, contrast: { temperature, candidates }, training });
+      const found = await get(kind, parameters, { form, contrast, training: dropout !== undefined });
       const { feeds, time } = encoderBatch(config, sequences, form);
       const outputs = await run(found.program, parameters, {
         ...feeds,
-        items,
-        ...labelFeeds(part, batch.length),
-        ...extra(found, part, time),
+        ...part.feeds,
+        ...dropout?.(found, part, time),
       });
-      const real = sequences.reduce((n, { ids }) => n + ids.length, 0);
-      const computed = sequences.length * time;
-      yield { outputs, ids: feeds.ids!, tokens: { real, computed, padding: computed - real } };
+      yield { outputs, ids: feeds.ids!, computed: sequences.length * time };
     }
   }
 
@@ -214,27 +203,21 @@ export function encoderModel(
     },
 
     async gradients(batch, parameters, { dropoutSeed, ...options }) {
-      if (batch.length === 0) throw new Error('model: the batch has no sequence; there is nothing to learn');
       const rate = parameters.lora?.dropout ?? 0;
       if (rate > 0 && !dropoutSeed) throw new Error('model: the adapter has dropout; pass dropoutSeed');
       const words = gradientName(wordTable);
       const sums = new Map<string, Float32Tensor>();
-      const tokens = { real: 0, computed: 0, padding: 0 };
-      let loss = 0;
-      const dropped = ({ masks }: Compiled, part: readonly Indexed[], time: number) =>
-        rate > 0
-          ? encoderDropout(
-              masks,
-              rate,
-              part.map(({ labelled, index }) => ({ stream: index, tokens: labelled.sequence.ids.length })),
-              time,
-              dropoutSeed!,
-            )
-          : {};
-      for await (const part of parts(batch, 'train', parameters, options, rate > 0, dropped)) {
-        tokens.real += part.tokens.real;
-        tokens.computed += part.tokens.computed;
-        tokens.padding += part.tokens.padding;
+      let [loss, computed] = [0, 0];
+      const dropout = ({ masks }: Compiled, { sequences, places }: ContrastPart, time: number) =>
+        encoderDropout(
+          masks,
+          rate,
+          sequences.map(({ ids }, i) => ({ stream: places[i]!, tokens: ids.length })),
+          time,
+          dropoutSeed!,
+        );
+      for await (const part of parts(batch, 'train', parameters, options, rate > 0 ? dropout : undefined)) {
+        computed += part.computed;
         loss += Number(part.outputs.loss!.data[0]);
         for (const [name, tensor] of Object.entries(part.outputs)) {
           if (name === 'loss') continue;
@@ -243,19 +226,19 @@ export function encoderModel(
           else addTo(sums, name, found);
         }
       }
-      const gradients = new Map(
-        [...parameters.tensors].map(([name, { dims }]) => [
-          name,
-          sums.get(gradientName(name)) ?? zeros(dims),
-        ]),
-      );
-      return { loss, gradients, tokens };
+      return {
+        loss,
+        gradients: gradientsOf(parameters.tensors, sums),
+        tokens: tokenCounts(batch, computed),
+      };
     },
 
     async loss(batch, parameters, options) {
-      if (batch.length === 0) throw new Error('model: the batch has no sequence; there is no loss');
       let loss = 0;
-      for await (const { outputs } of parts(batch, 'loss', parameters, options, false, () => ({})))
+      for await (const { outputs } of parts(batch, 'loss', parameters, {
+        microBatch: defaultBatch,
+        ...options,
+      }))
         loss += Number(outputs.loss!.data[0]);
       return loss;
     },
@@ -264,14 +247,8 @@ export function encoderModel(
   };
 }
 
-interface Indexed {
-  readonly labelled: LabelledSequence;
-  /** Place in the batch: names the stream of dropout. */
-  readonly index: number;
-}
-
 /** Feeds what a program takes of the parameters and of what else there is. */
-function run(
+export function run(
   program: Program,
   parameters: EncoderParameters | undefined,
   feeds: Record<string, Tensor>,
@@ -280,38 +257,15 @@ function run(
   return program.run(Object.fromEntries(available.filter(([name]) => program.inputs.has(name))));
 }
 
-/** @throws if a label or a candidate is no item, a label is no candidate, or candidates are of different numbers. */
-function assertLabels(batch: readonly LabelledSequence[], items: number): void {
-  const size = batch[0]!.candidates?.length;
-  for (const { label, candidates } of batch) {
-    if (candidates?.length !== size)
-      throw new Error('model: sequences of one batch are compared with different numbers of candidates');
-    const outside = [label, ...(candidates ?? [])].find(
-      (item) => !(Number.isInteger(item) && item >= 0 && item < items),
-    );
-    if (outside !== undefined) throw new Error(`model: there is no item ${outside} among ${items}`);
-    if (candidates && !candidates.includes(label))
-      throw new Error(`model: item ${label} is the label, but none of the candidates`);
-  }
-}
-
-function labelFeeds(part: readonly Indexed[], total: number): Record<string, Tensor> {
-  const size = part[0]!.labelled.candidates?.length;
-  const labels = part.map(({ labelled: { label, candidates } }) => candidates?.indexOf(label) ?? label);
-  return {
-    labels: int64(labels, [part.length]),
-    weights: float32(new Float32Array(part.length).fill(1 / total), [part.length]),
-    ...(size !== undefined && {
-      candidates: int64(
-        part.flatMap(({ labelled }) => [...labelled.candidates!]),
-        [part.length, size],
-      ),
-    }),
-  };
+/** The sum of each parameter's gradients, 0 where there is none. */
+export function gradientsOf(parameters: NamedTensors, sums: NamedTensors): NamedTensors {
+  return new Map(
+    [...parameters].map(([name, { dims }]) => [name, sums.get(gradientName(name)) ?? zeros(dims)]),
+  );
 }
 
 /** Adds the rows of tokens to those of a table. */
-function addRows(
+export function addRows(
   sums: Map<string, Float32Tensor>,
   name: string,
   ids: Tensor,

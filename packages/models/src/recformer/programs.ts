@@ -8,6 +8,7 @@ import {
   linear,
   matmul,
   mul,
+  type NamedTensors,
   type Outputs,
   partialGradients,
   reshape,
@@ -82,6 +83,11 @@ export function sequenceGraph(
       ...(lora && { lora }),
     },
   };
+}
+
+/** What is trained in the checkpoint's place, as inputs by name. */
+export function tensorInputs(tensors: NamedTensors): Map<string, Value> {
+  return new Map([...tensors].map(([name, { dims }]) => [name, input(name, 'float32', dims)]));
 }
 
 /** One vector a sequence, [batch, d]: the first token's hidden state or the mean of all real tokens'. */

@@ -14,7 +14,8 @@ import { readSafetensors, readTensor } from '../checkpoint/safetensors.ts';
 import { expectedTensor, namedDifferences, readCases, type VerifiedGroup, worse } from '../verified.ts';
 import { blocksFit, encoderBatch, type ItemSequence } from './batch.ts';
 import { openRecformer, type RecformerCheckpoint } from './checkpoint.ts';
-import { type EncoderModel, encoderModel, type LabelledSequence, unitRows } from './model.ts';
+import type { LabelledSequence } from './contrast.ts';
+import { encoderModel, unitRows, type WholeEncoderModel } from './model.ts';
 import { itemSequence } from './sequence.ts';
 
 const ids = z.array(z.number().int());
@@ -127,7 +128,7 @@ interface Verified {
 }
 
 async function verifyForm(
-  model: EncoderModel,
+  model: WholeEncoderModel,
   { cases, expected, checkpoint, histories, items, form }: Verified,
   report: (group: string, difference: number, tolerance: number) => void,
 ): Promise<void> {

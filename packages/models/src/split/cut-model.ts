@@ -60,8 +60,8 @@ export interface CutModel {
   adapted(lora: LoraConfig): AdaptedProjections;
   /** What is wrong with a layout; undefined if nothing is. */
   problem(layout: TokenLayout): string | undefined;
-  /** Tells layouts apart whose graphs differ. */
-  form(layout: TokenLayout): string;
+  /** Tells layouts apart whose graphs differ. It may decide how sequences are padded. */
+  form(layout: Omit<TokenLayout, 'time'>): string;
   layers(range: LayerRange, form: string, options: LayerOptions): LayersGraph;
   /** What layers are fed besides hidden states: positions and masks. */
   feeds(layout: TokenLayout): Feeds;

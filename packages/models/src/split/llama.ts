@@ -24,7 +24,8 @@ import type { TokenLayout } from './middle.ts';
 /** With tokens that all sequences begin with, or without. */
 export type PackedForm = 'prefixed' | 'plain';
 
-export const packedForm = ({ prefix }: TokenLayout): PackedForm => (prefix > 0 ? 'prefixed' : 'plain');
+export const packedForm = ({ prefix }: Pick<TokenLayout, 'prefix'>): PackedForm =>
+  prefix > 0 ? 'prefixed' : 'plain';
 
 export function llamaCut(model: CausalModel, config: LlamaConfig): CutModel {
   const loraOf = (range: LayerRange, { trained, training }: LayerOptions): LoraGraph | undefined => {

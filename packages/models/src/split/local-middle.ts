@@ -28,6 +28,9 @@ export interface LocalMiddle extends MiddleLayers {
   readonly heldBytes: number;
   /** What these layers have learned. */
   readonly parameters: NamedTensors;
+  /** Drops what the last forward pass kept. */
+  forget(): void;
+  /** Frees all that is held; `parameters` stay. */
   close(): void;
 }
 
@@ -43,6 +46,7 @@ export function localMiddle({
   optimizer: settings,
 }: LocalMiddleOptions): LocalMiddle {
   const optimizer = adamW(settings);
+  let isOpen = true;
   let state = optimizer.init(trained?.tensors ?? new Map());
   let sums = new Map<string, Float32Tensor>();
   let kept: KeptPass | undefined;
@@ -58,6 +62,7 @@ export function localMiddle({
   return {
     trains: trained !== undefined,
     get heldBytes() {
+      if (!isOpen) return 0;
       const tensors = [...state.parameters.values(), ...sums.values(), ...Object.values(prompt?.read ?? {})];
       const moments = 2 * bytesOf([...state.parameters.values()]);
       return bytesOf(tensors) + moments + (kept?.bytes ?? 0) + (cache?.bytes ?? 0);
@@ -113,7 +118,12 @@ export function localMiddle({
       return found.states;
     },
 
-    close: forget,
+    forget,
+    close() {
+      forget();
+      sums = new Map();
+      isOpen = false;
+    },
   };
 }
 

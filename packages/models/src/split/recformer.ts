@@ -1,17 +1,19 @@
 // RecFormer cut between layers.
-import { input, times } from '@fellrec/graph';
+import { input, times, type Value } from '@fellrec/graph';
 import { loraGraph, ofLayers } from '../lora.ts';
-import { type AttentionForm, layoutFeeds, lengthStepOf } from '../recformer/batch.ts';
+import { type AttentionForm, attentionForm, layoutFeeds, lengthStepOf } from '../recformer/batch.ts';
 import type { RecformerCheckpoint } from '../recformer/checkpoint.ts';
 import { adaptedEncoderProjections } from '../recformer/config.ts';
 import { encoderDropout } from '../recformer/dropout.ts';
 import { recformer } from '../recformer/layers.ts';
-import { sequenceGraph } from '../recformer/programs.ts';
-import { type CutModel, isIn, type LayerOptions, runRange } from './cut-model.ts';
+import { type Encoder, type SequenceGraph, sequenceGraph, tensorInputs } from '../recformer/programs.ts';
+import { type CutModel, isIn, type LayerOptions, type LayerRange, runRange } from './cut-model.ts';
 
+/** `formOf` is to be the same on both sides of a cut. */
 export function recformerCut(
   checkpoint: RecformerCheckpoint,
-  formOf: (lengths: readonly number[]) => AttentionForm,
+  formOf: (lengths: readonly number[]) => AttentionForm = (lengths) =>
+    attentionForm(Math.max(...lengths), checkpoint.config),
 ): CutModel {
   const { config } = checkpoint;
   return {
@@ -27,36 +29,14 @@ export function recformerCut(
       return time % step === 0 ? undefined : `sequences are padded to ${time} tokens, no multiple of ${step}`;
     },
     form: ({ lengths }) => formOf(lengths),
-    layers(range, form, { trained, training }: LayerOptions) {
-      const { lora: loraConfig, tensors } = trained ?? { tensors: new Map() };
-      const lora =
-        loraConfig &&
-        loraGraph(ofLayers(adaptedEncoderProjections(config, loraConfig), isIn(range)), loraConfig, {
-          training,
-        });
-      const own = new Map(
-        loraConfig
-          ? []
-          : [...ofLayers(tensors, isIn(range))].map(
-              ([name, { dims }]) => [name, input(name, 'float32', dims)] as const,
-            ),
-      );
-      // Blocks of the widest window of these layers.
-      const windows = config.attentionWindows.map((window, layer) => (isIn(range)(layer) ? window : 0));
-      const { context } = sequenceGraph(
-        { ...config, attentionWindows: windows },
+    layers(range, form, options) {
+      const { model, graph, hidden, ...inputs } = rangeGraph(
+        checkpoint,
+        range,
         form as AttentionForm,
-        lora,
+        options,
       );
-      const hidden = input('hidden', 'float32', [times(context.batch, context.time), config.hiddenSize]);
-      const states = runRange(recformer(checkpoint, own), range, hidden, context);
-      return {
-        hidden,
-        states,
-        parameters: lora?.parameters ?? own,
-        masks: lora?.masks ?? new Map(),
-        read: {},
-      };
+      return { ...inputs, hidden, states: runRange(model, range, hidden, graph.context), read: {} };
     },
     feeds: ({ lengths, time }) => layoutFeeds(config, lengths, time, formOf(lengths)),
     dropout: (masks, rate, { lengths, time }, { seed, sequences }) =>
@@ -67,5 +47,47 @@ export function recformerCut(
         time,
         seed,
       ),
+  };
+}
+
+export interface RangeGraph {
+  /** To be asked for layers of the range only. */
+  readonly model: Encoder;
+  readonly graph: SequenceGraph;
+  /** The input `hidden`, [batch * time, d], before the range. */
+  readonly hidden: Value;
+  /** What is trained of the range, as inputs by their names. */
+  readonly parameters: ReadonlyMap<string, Value>;
+  /** Dropout masks, known once the layers are built. */
+  readonly masks: ReadonlyMap<string, Value>;
+}
+
+/** What the graph of a range of layers is made of. */
+export function rangeGraph(
+  checkpoint: RecformerCheckpoint,
+  range: LayerRange,
+  form: AttentionForm,
+  { trained, training }: LayerOptions,
+): RangeGraph {
+  const { config } = checkpoint;
+  const lora =
+    trained?.lora &&
+    loraGraph(ofLayers(adaptedEncoderProjections(config, trained.lora), isIn(range)), trained.lora, {
+      training,
+    });
+  const own = tensorInputs(trained && !lora ? ofLayers(trained.tensors, isIn(range)) : new Map());
+  // Blocks of the widest window of these layers: a program's inputs have to name what it counts in.
+  const widest = Math.max(...config.attentionWindows.slice(range.from, range.to));
+  const attentionWindows = config.attentionWindows.map((window, layer) =>
+    isIn(range)(layer) ? window : widest,
+  );
+  const graph = sequenceGraph({ ...config, attentionWindows }, form, lora);
+  const { batch, time } = graph.context;
+  return {
+    model: recformer(checkpoint, own),
+    graph,
+    hidden: input('hidden', 'float32', [times(batch, time), config.hiddenSize]),
+    parameters: lora?.parameters ?? own,
+    masks: lora?.masks ?? new Map(),
   };
 }

@@ -1,0 +1,200 @@
+// A client of a run on a server: it has the data, its layers of the model and its credentials, and does what it is asked.
+import { rm } from 'node:fs/promises';
+import { resolve } from 'node:path';
+import type { NamedTensors } from '@fellrec/graph';
+import {
+  type ActivationsEncoding,
+  type Connection,
+  clientTransport,
+  connect,
+  LayersService,
+  participate,
+  remoteMiddle,
+  type Worker,
+} from '@fellrec/network';
+import {
+  meanMetrics,
+  type Recommender,
+  readDataset,
+  testSamples,
+  trainingSamples,
+  validationSamples,
+} from '@fellrec/recsys';
+import { type Backend, modelHashOf, openBackend } from './backends.ts';
+import { type Config, ConfigError, parseConfig } from './config.ts';
+import { runtimeOf, trainOptions } from './experiment.ts';
+import { type Progress, silent } from './progress.ts';
+
+export interface JoinOptions {
+  /** Such as https://localhost:7443. */
+  readonly server: string;
+  /** Data folder. */
+  readonly data: string;
+  /** Model folder. */
+  readonly model: string;
+  /** k: the first layers that stay here, with the last one; all if absent. */
+  readonly k?: number | undefined;
+  readonly activations: ActivationsEncoding;
+  /** PEM files, or a file with a token. */
+  readonly ca?: string | undefined;
+  readonly token?: string | undefined;
+  readonly cert?: string | undefined;
+  readonly key?: string | undefined;
+  /** Where the client's best parameters are written when the run is over. */
+  readonly output?: string | undefined;
+  readonly cache: string;
+  readonly threads?: number | undefined;
+  readonly microBatch?: number | undefined;
+  /** How long the server may be out of reach. */
+  readonly giveUpSeconds: number;
+  readonly progress?: Progress;
+}
+
+export interface JoinResult {
+  readonly client: string;
+  /** Of the best parameters on the client's test users. */
+  readonly metrics: Readonly<Record<string, number>>;
+  readonly testUsers: number;
+  /** Bytes of activations and gradients. */
+  readonly traffic: { readonly up: number; readonly down: number };
+  readonly output?: string;
+}
+
+/** Takes part in a run until it is over. */
+export async function join(o: JoinOptions): Promise<JoinResult> {
+  const progress = o.progress ?? silent;
+  const dataset = await readDataset(o.data);
+  const samples = {
+    train: dataset.users.flatMap(trainingSamples),
+    validation: dataset.users.flatMap(validationSamples),
+    test: dataset.users.flatMap(testSamples),
+  };
+  const { server, ca, token, cert, key } = o;
+  const transport = await clientTransport({
+    server,
+    ...(ca !== undefined && { ca }),
+    ...(token !== undefined && { token }),
+    ...(cert !== undefined && { cert }),
+    ...(key !== undefined && { key }),
+  });
+  const connection = await connect({
+    transport,
+    facts: {
+      modelHash: await modelHashOf(o.model, o.cache),
+      ...(o.k !== undefined && { layersKept: o.k }),
+      trainSamples: samples.train.length,
+      validationSamples: samples.validation.length,
+      testUsers: samples.test.length,
+    },
+    giveUpSeconds: o.giveUpSeconds,
+    onNote: (text) => progress.line(text),
+  });
+  const { client, settingsJson } = connection.session();
+  const config = settingsFor(o, settingsJson);
+  progress.line(`joined as ${client}`);
+  const backend = await openBackend(config, { dataset, runtime: runtimeOf(config), report: progress.report });
+  try {
+    const { recommender, middle } = recommenderOf(backend, config, connection, o);
+    let result = { metrics: {} as Readonly<Record<string, number>>, testUsers: 0 };
+    const worker = workerOf({ client, config, samples, recommender, progress });
+    await participate({
+      connection,
+      worker: {
+        ...worker,
+        ...(middle && { begin: (taskId: string) => middle.begin(taskId) }),
+        async test(parameters, context) {
+          const found = await worker.test(parameters, context);
+          result = { metrics: found.metrics, testUsers: found.users };
+          if (o.output !== undefined) {
+            await rm(resolve(o.output), { recursive: true, force: true });
+            await backend.format.write(resolve(o.output), parameters);
+          }
+          return found;
+        },
+      },
+      onNote: (text) => progress.line(text),
+    });
+    const traffic = middle?.traffic ?? { up: 0, down: 0 };
+    return { client, ...result, traffic, ...(o.output !== undefined && { output: resolve(o.output) }) };
+  } finally {
+    await backend.dispose();
+  }
+}
+
+/** The run's settings, with what is the client's own. @throws if the server sent something else than settings */
+function settingsFor({ data, model, cache, threads, k, microBatch }: JoinOptions, json: string): Config {
+  let sent: Record<string, Record<string, unknown>>;
+  try {
+    sent = JSON.parse(json);
+  } catch (cause) {
+    throw new Error(`join: the server's settings are no JSON: ${(cause as Error).message}`, { cause });
+  }
+  try {
+    return parseConfig(
+      {
+        ...sent,
+        data: { path: resolve(data) },
+        model: { ...sent.model, path: resolve(model) },
+        split: { ...sent.split, ...(k !== undefined && { k }) },
+        training: { ...sent.training, ...(microBatch !== undefined && { microBatch }) },
+        cache,
+        ...(threads !== undefined && { threads }),
+      },
+      "the server's settings",
+    );
+  } catch (cause) {
+    if (!(cause instanceof ConfigError)) throw cause;
+    throw new Error(`join: ${cause.message}; is the server of another version?`, { cause });
+  }
+}
+
+function recommenderOf(backend: Backend, config: Config, connection: Connection, o: JoinOptions) {
+  if (o.k === undefined) return { recommender: backend.recommender };
+  const middle = remoteMiddle({
+    call: (attempt) => connection.call(LayersService, attempt),
+    encoding: o.activations,
+    trains: config.split.adapters === 'all-layers',
+  });
+  return { recommender: backend.keeping(o.k, middle), middle };
+}
+
+interface WorkerOptions {
+  readonly client: string;
+  readonly config: Config;
+  readonly samples: Readonly<Record<'train' | 'validation' | 'test', ReturnType<typeof testSamples>>>;
+  readonly recommender: Recommender;
+  readonly progress: Progress;
+}
+
+function workerOf({ client, config, samples, recommender, progress }: WorkerOptions): Worker {
+  const withItems = ({ items }: { readonly items?: NamedTensors }) => (items ? { items } : {});
+  return {
+    async train(parameters, context) {
+      const result = await recommender.train(samples.train, parameters, {
+        ...trainOptions(config, client, context.round),
+        ...withItems(context),
+        onStep(step) {
+          context.onProgress(step);
+          progress.report(`round ${context.round + 1}`, step.step, step.steps);
+        },
+      });
+      return { ...result, samples: samples.train.length };
+    },
+    async evaluate(parameters, { items }) {
+      const { validation } = samples;
+      if (validation.length === 0) return { loss: 0, samples: 0 };
+      return { loss: await recommender.loss(validation, parameters, items), samples: validation.length };
+    },
+    async test(parameters, context) {
+      const { test } = samples;
+      if (test.length === 0) return { metrics: {}, users: 0, truncated: 0 };
+      const found = await recommender.evaluate(test, parameters, {
+        seed: config.seed,
+        maskHistory: config.evaluation.maskHistory,
+        ...withItems(context),
+        onProgress: (done, total) => progress.report('test users', done, total),
+      });
+      return { metrics: meanMetrics(found.metrics), users: test.length, truncated: found.truncated };
+    },
+  };
+}

@@ -1,0 +1,391 @@
+// The server of a run whose clients are elsewhere: it hands out tasks, computes the middle layers, mixes parameters and
+// keeps the run's folder. It has no data.
+import { readFile } from 'node:fs/promises';
+import {
+  type Client,
+  createRun,
+  type FederationEvent,
+  federate,
+  openRun,
+  type RunStore,
+} from '@fellrec/federation';
+import { type NamedTensors, rowProducts } from '@fellrec/graph';
+import {
+  authenticator,
+  beforeRun,
+  type FederationServer,
+  FederationService,
+  federationService,
+  type JoinFacts,
+  LayersService,
+  type Listening,
+  type LogLevel,
+  layersService,
+  listen,
+  openSessions,
+  Phase,
+  type RemoteClient,
+  type RunState,
+  readTokens,
+  runStateAfter,
+  type ServerMetrics,
+  serverLog,
+  serverMetrics,
+} from '@fellrec/network';
+import { meanMetrics, spread } from '@fellrec/recsys';
+import { type ModelParts, openModel } from './backends.ts';
+import { type Config, ConfigError } from './config.ts';
+import { runtimeOf, strategyOf } from './experiment.ts';
+import { type ItemTables, itemTables } from './item-tables.ts';
+import { servedMiddles } from './middles.ts';
+import { type Progress, silent } from './progress.ts';
+import { holds, isMiddle } from './split.ts';
+import { type ClientResult, type RunResult, runDirectory, writeResult } from './train.ts';
+
+export interface ServeOptions {
+  readonly host: string;
+  /** 0: any free one. */
+  readonly port: number;
+  /** PEM files. */
+  readonly tls?: { readonly cert: string; readonly key: string } | undefined;
+  /** Authority of the clients' certificates, a PEM file. */
+  readonly clientCa?: string | undefined;
+  /** tokens.json. */
+  readonly tokens?: string | undefined;
+  /** Names of the clients (default: those that have tokens). */
+  readonly clients?: readonly string[] | undefined;
+  /** Clients that a round needs (default: all). */
+  readonly quorum?: number | undefined;
+  /** After which a round goes on with a quorum. */
+  readonly deadlineSeconds: number;
+  /** How long the start waits for all clients; then a quorum is enough. */
+  readonly waitSeconds: number;
+  /** The first middle layer that this server computes for clients. */
+  readonly firstLayer: number;
+  /** Held for clients by the middle layers, at most. */
+  readonly maxBytes: number;
+  readonly maxTokens: number;
+  readonly logLevel: LogLevel;
+  readonly resume?: boolean | undefined;
+  readonly force?: boolean | undefined;
+  readonly progress?: Progress;
+  /** Aborted to stop: what is in flight is answered, complete rounds stay, and the run can go on later. */
+  readonly signal?: AbortSignal;
+  readonly onListening?: (address: string) => void;
+}
+
+/** The server was told to stop before the run was over. */
+export class Stopped extends Error {}
+
+const cacheSeconds = 300;
+/** A client says nothing while it computes a step of its own. */
+const idleSeconds = 600;
+const maxMessageBytes = 64 * 2 ** 20;
+const maxUploadBytes = 4 * 2 ** 30;
+
+export async function serve(config: Config, o: ServeOptions): Promise<RunResult> {
+  const started = performance.now();
+  const progress = o.progress ?? silent;
+  const tokens = o.tokens === undefined ? undefined : await readTokens(o.tokens);
+  const identities = authenticator({ ...(tokens && { tokens }), clientCa: o.clientCa !== undefined });
+  const expected = o.clients ?? identities.clients;
+  assertOptions(o, expected);
+  const quorum = o.quorum ?? expected.length;
+  const runtime = runtimeOf(config);
+  const model = await openModel(config, runtime);
+  const metrics = serverMetrics();
+  let state: RunState = { ...beforeRun, rounds: config.federation.rounds };
+  const server = await open(config, model, { ...o, expected, quorum }, identities, metrics, () => state);
+  const aborted = whenAborted(o.signal);
+  try {
+    o.onListening?.(server.listening.address);
+    const clients = await Promise.race([server.federation.joined(), aborted]);
+    const store = await openStore(config, model, clients, o);
+    const products = rowProducts(runtime);
+    try {
+      const all = await model.initialParameters(config.seed);
+      const held = clients.map(({ facts }) => holds(config, facts.layersKept, model.layers.model.layerCount));
+      const initial = new Map([...all].filter(([name]) => held.some((holds) => holds(name))));
+      const tables = itemTables(config, store, initial);
+      const resume = await store.state();
+      const events = federate({
+        clients: clients.map((client) => withTables(client, tables)),
+        strategy: strategyOf(config),
+        initial,
+        rounds: config.federation.rounds,
+        patience: config.federation.patience,
+        participation: { quorum: Math.min(quorum, clients.length), deadlineSeconds: o.deadlineSeconds },
+        ...(resume && { resume }),
+        products,
+        spill: { directory: store.directory },
+      });
+      for (;;) {
+        const next = await Promise.race([events.next(), aborted]);
+        if (next.done) break;
+        await store.record(next.value);
+        state = runStateAfter(state, next.value);
+        watch(metrics, next.value);
+        progress.event(next.value);
+      }
+      state = { ...state, phase: Phase.TESTING, delivered: 0 };
+      const onTested = () => {
+        state = { ...state, delivered: state.delivered + 1 };
+        progress.report('tested clients', state.delivered, clients.length);
+      };
+      const tested = test(clients, store, tables, initial, held, o, quorum < expected.length, onTested);
+      const result = await resultOf(config, store, await Promise.race([tested, aborted]), started);
+      await writeResult(result);
+      state = { ...state, phase: Phase.FINISHED };
+      server.federation.finish();
+      await Promise.race([server.left(), aborted]);
+      return result;
+    } finally {
+      await store.close();
+      await products.dispose();
+    }
+  } finally {
+    await server.close();
+    await model.layers.release();
+  }
+}
+
+function assertOptions(o: ServeOptions, expected: readonly string[]): void {
+  const twice = expected.filter((name, i) => expected.indexOf(name) !== i);
+  const problems = [
+    o.tokens === undefined &&
+      o.clientCa === undefined &&
+      'nobody could prove who they are; pass --tokens or --client-ca ("fellrec keys" makes both)',
+    expected.length === 0 && 'no client is expected; name them with --clients',
+    twice.length > 0 && `${twice.join(', ')} is named twice`,
+    o.quorum !== undefined &&
+      (o.quorum < 1 || o.quorum > expected.length) &&
+      `--quorum ${o.quorum} of ${expected.length} clients; 1 to ${expected.length} are possible`,
+  ].filter((problem) => typeof problem === 'string');
+  if (problems.length > 0) throw new ConfigError(`serve: ${problems.join('\n')}`);
+}
+
+interface OpenServer {
+  readonly listening: Listening;
+  readonly federation: FederationServer;
+  /** Once no client has a session any more. */
+  left(): Promise<void>;
+  close(): Promise<void>;
+}
+
+async function open(
+  config: Config,
+  model: ModelParts,
+  o: ServeOptions & { readonly expected: readonly string[]; readonly quorum: number },
+  identities: ReturnType<typeof authenticator>,
+  metrics: ServerMetrics,
+  runState: () => RunState,
+): Promise<OpenServer> {
+  const { layerCount: count } = model.layers.model;
+  const middles = servedMiddles(config, model.layers);
+  const sessions = openSessions({
+    maxSessions: o.expected.length,
+    idleSeconds,
+  });
+  const layers = layersService({
+    session: (id, client) => sessions.get(id, client),
+    open: (session, taskId) => middles.open(session.facts.layersKept, taskId),
+    limits: { bytes: o.maxBytes, tokens: o.maxTokens },
+    cacheSeconds,
+    onCall: () => {
+      metrics.queueLength.set(layers.queueLength());
+      metrics.heldBytes.set(layers.heldBytes());
+    },
+  });
+  sessions.onEnd(({ id }) => {
+    // A call of it that still runs ends first; what that fails with is the call's.
+    layers.end(id).catch(() => {});
+  });
+  const federation = federationService({
+    sessions,
+    expected: o.expected,
+    quorum: o.quorum,
+    waitSeconds: o.waitSeconds,
+    model: { hash: model.modelHash, layers: { count, first: o.firstLayer } },
+    settingsJson: JSON.stringify(settingsOf(config)),
+    runState,
+    maxUploadBytes,
+    shareOf: (facts: JoinFacts) => {
+      const k = facts.layersKept;
+      const held = holds(config, k, count);
+      if (k === undefined || config.split.adapters === 'client-layers') return { holds: held };
+      return { holds: held, split: { isOwn: (name) => !isMiddle(name, k, count), ofServer: middles } };
+    },
+  });
+  const tls = o.tls && {
+    cert: await readPem(o.tls.cert),
+    key: await readPem(o.tls.key),
+    ...(o.clientCa !== undefined && { clientCa: await readPem(o.clientCa) }),
+  };
+  const listening = await listen({
+    host: o.host,
+    port: o.port,
+    ...(tls && { tls }),
+    routes: (router) =>
+      router.service(FederationService, federation.service).service(LayersService, layers.service),
+    authenticator: identities,
+    metrics,
+    log: serverLog(o.logLevel),
+    maxMessageBytes,
+  });
+  return {
+    listening,
+    federation,
+    left: () => sessions.empty(),
+    async close() {
+      await listening.close();
+      sessions.close();
+    },
+  };
+}
+
+/** What clients get to know: everything but where things lie here, and whose data it is about. */
+function settingsOf({
+  data: _,
+  runs: __,
+  cache: ___,
+  threads: ____,
+  split,
+  model,
+  ...settings
+}: Config): object {
+  const { path: _path, ...ofModel } = model;
+  return { ...settings, model: ofModel, split: { adapters: split.adapters, recompute: split.recompute } };
+}
+
+function readPem(file: string): Promise<string> {
+  return readFile(file, 'utf8').catch((cause) => {
+    throw new Error(`serve: cannot read ${file}: ${cause.message}`, { cause });
+  });
+}
+
+async function openStore(
+  config: Config,
+  { modelHash, format }: ModelParts,
+  clients: readonly RemoteClient[],
+  { resume = false, force = false }: ServeOptions,
+): Promise<RunStore> {
+  const directory = runDirectory(config);
+  const { data: _, ...settings } = config;
+  const record = { ...settings, modelHash, clients: 'remote' };
+  const members = {
+    method: 'remote',
+    clients: clients.map(({ name, facts }) => ({ name, ...facts })),
+  };
+  return resume
+    ? openRun(directory, format, record)
+    : createRun(directory, { config: record, clients: members, force }, format);
+}
+
+/** A client whose item vectors may be those of an earlier round. */
+function withTables(client: RemoteClient, tables: ItemTables): Client {
+  const { name, samples } = client;
+  return {
+    name,
+    samples,
+    ...(client.holds && { holds: client.holds }),
+    async train(parameters, context) {
+      const items = await tables.of(name, context.round);
+      return client.train(parameters, { ...context, ...(items && { items }) });
+    },
+    async evaluate(parameters, context) {
+      const items = await tables.of(name, context.round + 1);
+      return client.evaluate(parameters, { ...context, ...(items && { items }) });
+    },
+  };
+}
+
+interface Tested {
+  readonly client: RemoteClient;
+  readonly bestRound: number | undefined;
+  readonly metrics: Readonly<Record<string, number>>;
+  readonly users: number;
+  readonly truncated: number;
+}
+
+/** Each client's best parameters on its own test users; one that does not answer in time has no metrics. */
+async function test(
+  clients: readonly RemoteClient[],
+  store: RunStore,
+  tables: ItemTables,
+  initial: NamedTensors,
+  held: readonly ((name: string) => boolean)[],
+  { deadlineSeconds }: ServeOptions,
+  mayMiss: boolean,
+  onTested: () => void,
+): Promise<Tested[]> {
+  return Promise.all(
+    clients.map(async (client, c): Promise<Tested> => {
+      const best = await store.best(client.name);
+      const parameters = best?.parameters ?? new Map([...initial].filter(([name]) => held[c]!(name)));
+      const items = best && (await tables.of(client.name, best.round + 1));
+      const context = {
+        round: best?.round ?? 0,
+        ...(items && { items }),
+        ...(mayMiss && { signal: AbortSignal.timeout(1000 * deadlineSeconds) }),
+      };
+      const found = await client.test(parameters, context).catch((error: unknown) => {
+        if (!mayMiss) throw error;
+        return { metrics: {}, users: 0, truncated: 0 };
+      });
+      onTested();
+      return { client, bestRound: best?.round, ...found };
+    }),
+  );
+}
+
+async function resultOf(
+  config: Config,
+  store: RunStore,
+  tested: readonly Tested[],
+  started: number,
+): Promise<RunResult> {
+  const history = await store.history();
+  const clients = tested.map(({ client, bestRound, metrics, users, truncated: _ }): ClientResult => {
+    const losses = history.flatMap(({ losses }) => losses[client.name] ?? []);
+    return {
+      client: client.name,
+      trainSamples: client.samples,
+      testUsers: users,
+      ...(losses.length > 0 && { firstLoss: losses[0]!, lastLoss: losses.at(-1)! }),
+      ...(bestRound !== undefined && { bestRound: bestRound + 1 }),
+      truncated: 0,
+      metrics,
+    };
+  });
+  const measured = clients.filter(({ testUsers }) => testUsers > 0);
+  if (measured.length === 0)
+    throw new Error('serve: no client has a test user; there is nothing to evaluate');
+  // As over all users.
+  const weighted = measured.flatMap(({ testUsers, metrics }) => new Array(testUsers).fill(metrics));
+  return {
+    name: config.name,
+    strategy: config.federation.strategy,
+    directory: store.directory,
+    rounds: history.length,
+    clients,
+    pooled: meanMetrics(weighted),
+    spread: spread('recall@10', new Map(measured.map(({ client, metrics }) => [client, metrics]))),
+    floors: {},
+    truncatedTests: tested.reduce((n, { truncated }) => n + truncated, 0),
+    seconds: (performance.now() - started) / 1000,
+  };
+}
+
+function watch(metrics: ServerMetrics, event: FederationEvent): void {
+  if (event.type === 'round-started') metrics.round.set(event.round);
+  if (event.type === 'round-finished') metrics.rounds.inc();
+}
+
+function whenAborted(signal: AbortSignal | undefined): Promise<never> {
+  const { promise, reject } = Promise.withResolvers<never>();
+  const stop = () => reject(new Stopped('serve: stopped; complete rounds are safe, go on with --resume'));
+  if (signal?.aborted) stop();
+  signal?.addEventListener('abort', stop, { once: true });
+  promise.catch(() => {});
+  return promise;
+}

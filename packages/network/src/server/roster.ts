@@ -1,0 +1,87 @@
+// Which clients the run is made for, which of them are there, and when it can begin.
+import { notAllowed, notNow } from './refusals.ts';
+import { RemoteClient, type RemoteClientOptions } from './remote-client.ts';
+import type { JoinFacts } from './sessions.ts';
+import { ClientTasks } from './tasks.ts';
+
+export interface RosterOptions {
+  /** Names of the clients that the run is made for. */
+  readonly expected: readonly string[];
+  /** Clients that it begins with at least. */
+  readonly quorum: number;
+  /** How long it waits for all of them; from then on a quorum is enough. */
+  readonly waitSeconds: number;
+  /** What of the model a client with these facts trains itself; everything if absent. */
+  readonly shareOf?: (facts: JoinFacts) => Pick<RemoteClientOptions, 'holds' | 'split'>;
+}
+
+export interface Member {
+  readonly client: RemoteClient;
+  readonly tasks: ClientTasks;
+}
+
+export interface Roster {
+  readonly expected: number;
+  /** Clients that have joined. */
+  count(): number;
+  /** @throws PERMISSION_DENIED if the run is not made for it, FAILED_PRECONDITION if it said something else before or is too late */
+  assertMayJoin(name: string, facts: JoinFacts): void;
+  join(name: string, facts: JoinFacts): void;
+  /** One that has joined. */
+  member(name: string): Member;
+  /** Everyone of the run, in the order of `expected`, once it can begin. */
+  complete(): Promise<readonly RemoteClient[]>;
+  /** There is nothing left to do for anyone. */
+  finish(): void;
+}
+
+export function openRoster({ expected, quorum, waitSeconds, shareOf }: RosterOptions): Roster {
+  const members = new Map<string, Member>();
+  const { promise, resolve } = Promise.withResolvers<readonly RemoteClient[]>();
+  let isLate = false;
+  let hasBegun = false;
+
+  function beginIfReady(): void {
+    const isReady = members.size === expected.length || (isLate && members.size >= quorum);
+    if (hasBegun || !isReady) return;
+    hasBegun = true;
+    clearTimeout(timer);
+    resolve(expected.flatMap((name) => members.get(name)?.client ?? []));
+  }
+  const timer = setTimeout(
+    () => {
+      isLate = true;
+      beginIfReady();
+    },
+    Math.min(1000 * waitSeconds, 2 ** 31 - 1),
+  ).unref();
+
+  return {
+    expected: expected.length,
+    count: () => members.size,
+    assertMayJoin(name, facts) {
+      if (!expected.includes(name)) throw notAllowed(`the run is not made for ${JSON.stringify(name)}`);
+      const before = members.get(name)?.client.facts;
+      if (!before) {
+        if (hasBegun) throw notNow(`the run has begun without ${name}; join the next one`);
+        return;
+      }
+      for (const key of Object.keys(before) as (keyof JoinFacts)[])
+        if (facts[key] !== before[key])
+          throw notNow(
+            `${key} is ${facts[key]}, but was ${before[key]} when ${name} first joined; go on with the same data and layers`,
+          );
+    },
+    join(name, facts) {
+      if (members.has(name)) return;
+      const tasks = new ClientTasks(name);
+      members.set(name, { tasks, client: new RemoteClient({ name, facts, tasks, ...shareOf?.(facts) }) });
+      beginIfReady();
+    },
+    member: (name) => members.get(name)!,
+    complete: () => promise,
+    finish() {
+      for (const { tasks } of members.values()) tasks.finish();
+    },
+  };
+}
