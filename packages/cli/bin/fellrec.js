@@ -1,4 +1,4 @@
 #!/usr/bin/env node
-import { main } from '../dist/src/main.js';
+import { main } from '@fellrec/cli/main';
 
 process.exitCode = await main(process.argv.slice(2));

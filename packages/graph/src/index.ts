@@ -14,6 +14,7 @@ export {
   elementCount,
   type Float32Tensor,
   float32,
+  freeTensor,
   type Int64Tensor,
   int64,
   type NamedTensors,

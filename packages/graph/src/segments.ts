@@ -1,7 +1,7 @@
 // A joint graph of outputs and gradients cut into two programs: `forward` returns what the caller wants and the
 // residuals, `backward` consumes the residuals. What is a leaf (fed, frozen) is taken again instead of stored.
 import { input } from './operations.ts';
-import { topological, type Value } from './value.ts';
+import { type OperationKind, topological, type Value } from './value.ts';
 
 export type Outputs = Readonly<Record<string, Value>>;
 
@@ -13,6 +13,9 @@ export interface Segments {
   /** Outputs of `forward` that `backward` is fed: those of its own, and those that were asked for. */
   readonly residuals: readonly string[];
 }
+
+/** Elementwise on one value. */
+const cheap = new Set<OperationKind>(['silu', 'sigmoid', 'gelu', 'erf', 'exp', 'neg']);
 
 /**
  * Cuts `outputs` and the `gradients` that were derived from them into two programs with equal results. No gradient may
@@ -34,32 +37,45 @@ export function splitForwardBackward(outputs: Outputs, gradients: Outputs): Segm
     names.map((n) => [n, canonical.get(outputs[n]!)!]),
   );
   const asked = new Map(names.map((n) => [canonical.get(outputs[n]!)!, n]));
-  const residuals: string[] = [];
-  const replaced = new Map<Value, Value>();
-  let own = 0;
   // What is a leaf, or indices made of leaves alone, costs nothing to have again.
   const isLeaf = (node: Value): boolean =>
     node.inputs.length === 0 || (node.dtype === 'int64' && node.inputs.every(isLeaf));
-  for (const node of order) {
-    if (inForward.has(node)) continue;
-    const inputs = node.inputs.map((operand) => {
-      if (!inForward.has(operand) || isLeaf(operand)) return replaced.get(operand) ?? operand;
-      let residual = replaced.get(operand);
-      if (!residual) {
-        const name = asked.get(operand) ?? `residual.${own++}`;
-        residual = input(name, operand.dtype, operand.shape);
-        replaced.set(operand, residual);
-        residuals.push(name);
-        forward[name] = operand;
-      }
-      return residual;
+  const backwardNodes = order.filter((node) => !inForward.has(node));
+  const read = new Set(
+    backwardNodes.flatMap(({ inputs }) => inputs).filter((node) => inForward.has(node) && !isLeaf(node)),
+  );
+  /** Less work than to write it down and read it again, from what is there anyway. */
+  const isCheap = (node: Value) =>
+    cheap.has(node.operation.kind) && node.inputs.every((operand) => isLeaf(operand) || read.has(operand));
+  const residuals: string[] = [];
+  const replaced = new Map<Value, Value>();
+  let own = 0;
+  /** A value of the forward program in the backward one. */
+  const again = (node: Value): Value => {
+    const known = replaced.get(node);
+    if (known || isLeaf(node)) return known ?? node;
+    let value: Value;
+    if (isCheap(node)) value = { ...node, inputs: node.inputs.map(again) };
+    else {
+      const name = asked.get(node) ?? `residual.${own++}`;
+      value = input(name, node.dtype, node.shape);
+      residuals.push(name);
+      forward[name] = node;
+    }
+    replaced.set(node, value);
+    return value;
+  };
+  for (const node of backwardNodes)
+    replaced.set(node, {
+      ...node,
+      inputs: node.inputs.map((operand) =>
+        inForward.has(operand) ? again(operand) : replaced.get(operand)!,
+      ),
     });
-    replaced.set(node, { ...node, inputs });
-  }
   const backward = Object.fromEntries(
     Object.entries(gradients).map(([name, gradient]) => {
       const node = canonical.get(gradient)!;
-      return [name, replaced.get(node) ?? node];
+      return [name, inForward.has(node) && !isLeaf(node) ? again(node) : (replaced.get(node) ?? node)];
     }),
   );
   return { forward, backward, residuals };

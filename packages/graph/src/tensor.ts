@@ -57,6 +57,11 @@ export function zeros(dims: readonly number[]): Float32Tensor {
   return { dtype: 'float32', dims, data: new Float32Array(elementCount(dims)) };
 }
 
+/** Gives the memory of a tensor back at once, where it is the tensor's alone. It must not be read any more. */
+export function freeTensor({ data }: Tensor): void {
+  if (data.byteLength === data.buffer.byteLength) (data.buffer as ArrayBuffer).transfer(0);
+}
+
 function assertLength(length: number, dims: readonly number[]): void {
   if (length !== elementCount(dims))
     throw new Error(`tensor: ${length} values do not fill [${dims.join(', ')}]`);

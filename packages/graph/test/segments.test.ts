@@ -92,10 +92,11 @@ describe('forward and backward', () => {
     expect(used.toSorted()).toEqual(residuals.toSorted());
   });
 
-  test('never compute an activation twice', () => {
+  test('compute nothing twice but what is cheap', () => {
     const kinds = (outputs: Outputs) =>
       topological(Object.values(outputs)).order.filter(
-        ({ inputs, dtype }) => inputs.length > 0 && dtype === 'float32',
+        ({ inputs, dtype, operation }) =>
+          inputs.length > 0 && dtype === 'float32' && operation.kind !== 'silu',
       );
     expect(kinds(forward).length + kinds(backward).length).toBe(
       kinds({ loss: joint, ...jointGradients }).length,

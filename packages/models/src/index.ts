@@ -52,7 +52,13 @@ export { type Fitted, itemSequence, type TokenisedItem } from './recformer/seque
 export type { CutModel, LayerRange, Trained } from './split/cut-model.ts';
 export { splitEncoder } from './split/encoder.ts';
 export { splitLanguageModel } from './split/language-model.ts';
-export { type CutLayers, type CutLayersOptions, cutLayers } from './split/layers.ts';
+export {
+  type CutLayers,
+  type CutLayersOptions,
+  cutLayers,
+  type KeptPass,
+  type PassOptions,
+} from './split/layers.ts';
 export { llamaCut } from './split/llama.ts';
 export { type LocalMiddle, localMiddle } from './split/local-middle.ts';
 export type {

@@ -106,10 +106,7 @@ export async function writeAdapter(
   );
 }
 
-function peftConfig(
-  { rank, alpha, dropout, targetModules, layers }: LoraConfig,
-  baseModel: string,
-): object {
+function peftConfig({ rank, alpha, dropout, targetModules, layers }: LoraConfig, baseModel: string): object {
   return {
     peft_type: 'LORA',
     task_type: encoderProjections.some((name) => targetModules.includes(name))

@@ -28,6 +28,7 @@ import {
   type Encoder,
   pooled,
   sequenceGraph,
+  stepOutputs,
   tensorInputs,
 } from '../recformer/programs.ts';
 import type { CutLayers } from './layers.ts';
@@ -67,7 +68,10 @@ interface Batched {
   readonly feeds: Feeds;
 }
 
-/** An encoder cut twice. Parameters of the middle layers, where they are passed in, have no part in anything. */
+/**
+ * An encoder that is cut after k layers and before the last one. Parameters of the layers between, where they are passed
+ * in, have no effect and no gradient.
+ */
 export function splitEncoder({
   checkpoint,
   runtime,
@@ -81,7 +85,7 @@ export function splitEncoder({
   const bottom = { from: 0, to: k };
   const programs = programCache<EmbeddingKind | TopKind>();
 
-  /** `trained`: those of the embeddings' tensors that are. */
+  /** `trained`: what is trained of the embeddings. */
   function getEmbedding(kind: EmbeddingKind, trained: NamedTensors): Promise<Compiled> {
     return programs.get(kind, [...trained.keys()], async () => ({
       program: await runtime.compile(embeddingOutputs(kind, trained)),
@@ -91,12 +95,12 @@ export function splitEncoder({
 
   function embeddingOutputs(kind: EmbeddingKind, trained: NamedTensors): Outputs {
     const own = tensorInputs(trained);
-    const { tokens } = sequenceGraph(config, 'dense'); // any form's
+    const { tokens } = sequenceGraph(config, 'dense'); // as every form's
     const table = own.get(wordTable);
     const words = table && gather(table, tokens.ids);
     const states = recformer(checkpoint, own).embed({ ...tokens, ...(words && { words }) });
     if (kind === 'embed') return { states };
-    // Computed once more: that is cheaper than to hand out what the backward pass needs of it.
+    // Computed once more: a few rows a token, and no matrix product.
     const seed = { value: states, gradient: input('gradient', 'float32', states.shape) };
     // The gradient of the rows that were read instead of the whole table's.
     if (words) own.set(wordTable, words);
@@ -136,7 +140,7 @@ export function splitEncoder({
     const loss = contrastiveLoss(vectors, contrast!);
     if (kind === 'loss') return make({ loss });
     const variables = new Map([...(through ? [['hidden', hidden] as const] : []), ...parameters]);
-    return make({ loss, ...named([...variables.keys()], partialGradients(loss, [...variables.values()])) });
+    return make(stepOutputs(loss, variables));
   }
 
   function batched(sequences: readonly ItemSequence[]): Batched {
@@ -263,7 +267,7 @@ export function splitEncoder({
   }
 }
 
-/** What is trained of no layer. */
+/** What is trained of the embeddings: it belongs to no layer. */
 function ofEmbeddings(parameters: EncoderParameters | undefined): NamedTensors {
   return new Map([...(parameters?.tensors ?? [])].filter(([name]) => layerOf(name) === undefined));
 }

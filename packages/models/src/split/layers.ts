@@ -2,6 +2,7 @@
 import {
   type Feeds,
   type Float32Tensor,
+  freeTensor,
   input,
   type NamedTensors,
   type Outputs,
@@ -33,6 +34,12 @@ export interface KeptPass {
     gradient: Float32Tensor,
     through: boolean,
   ): Promise<{ readonly gradient: Float32Tensor | undefined; readonly gradients: NamedTensors }>;
+  /**
+   * Passes of their own in its place: of the first so many sequences, of the next, ..., whose `form` has to be that of
+   * all. Nothing is copied: a layer's memory is free once all have gone back through it.
+   * @throws if the sequences have a prefix, which belongs to all, or dropout.
+   */
+  cut(counts: readonly number[]): KeptPass[];
 }
 
 export interface CutLayers {
@@ -92,6 +99,8 @@ interface PassedLayer {
   /** What came out: the states, and what was wanted besides. */
   readonly found: Record<string, Tensor>;
   readonly masks: Feeds;
+  /** Gives the memory of what came out back, but for the states that the caller has. */
+  free(): void;
 }
 
 const ofStates = gradientName('hidden');
@@ -105,7 +114,8 @@ export function cutLayers(
   const segments = new Map<string, LayerSegments>();
 
   function blockOf(block: LayerRange, layout: TokenLayout, { trained, dropout }: PassOptions) {
-    const options = { trained: partOf(trained, block), training: dropout !== undefined };
+    const own = partOf(trained, block);
+    const options = { trained: own, training: own !== undefined && dropout !== undefined };
     const form = model.form(layout);
     const variant = [block, form, describe(options.trained), options.training];
     const key = JSON.stringify(variant);
@@ -137,10 +147,46 @@ export function cutLayers(
       const dropped = options.dropout && rate > 0 ? model.dropout(masks, rate, layout, options.dropout) : {};
       const outputs = [...forward.outputs].filter((name) => name === 'states' || wanted(name, residuals));
       const found = await run(forward, { ...feeds, ...dropped, hidden }, options.trained, { outputs });
-      layers.push({ block, hidden, found, masks: dropped });
+      const free = () => {
+        for (const tensor of Object.values(found)) if (tensor !== hidden) freeTensor(tensor);
+      };
+      layers.push({ block, hidden, found, masks: dropped, free });
       hidden = found.states as Float32Tensor;
     }
     return { states: hidden, feeds, layers };
+  }
+
+  function keep(
+    layers: readonly PassedLayer[],
+    feeds: Feeds,
+    layout: TokenLayout,
+    options: PassOptions,
+  ): KeptPass {
+    const kept = keptPass(layers, async (kind, { block, hidden, found, masks }, gradient) => {
+      const { program } = await blockOf(block, layout, options).program(kind);
+      return run(program, { ...feeds, ...masks, ...found, hidden, gradient }, options.trained);
+    });
+    return {
+      ...kept,
+      cut(counts) {
+        if (layout.prefix > 0 || layers.some(({ masks }) => Object.keys(masks).length > 0))
+          throw new Error('model: a kept pass with a prefix or with dropout cannot be cut');
+        const frees = layers.map(({ free }) => lastOf(counts.length, free));
+        return sharesOf(counts).map((share) => {
+          const part = { ...layout, lengths: layout.lengths.slice(share.from, share.to) };
+          const own = layers.map((layer, i): PassedLayer => {
+            const { forward } = blockOf(layer.block, layout, options);
+            const found = Object.entries(layer.found).map(([name, tensor]) => [
+              name,
+              isOfSequences(name, forward[name]!) ? rowsOf(tensor, share) : tensor,
+            ]);
+            const hidden = rowsOf(layer.hidden, share) as Float32Tensor;
+            return { ...layer, hidden, found: Object.fromEntries(found), free: frees[i]! };
+          });
+          return keep(own, model.feeds(part), part, options);
+        });
+      },
+    };
   }
 
   return {
@@ -152,12 +198,7 @@ export function cutLayers(
 
     async forwardKept(range, states, layout, options) {
       const found = await pass(range, states, layout, options, (name, residuals) => residuals.includes(name));
-      const kept = keptPass(found.layers, async (kind, { block, hidden, found: made, masks }, gradient) => {
-        const { program } = await blockOf(block, layout, options).program(kind);
-        const feeds = { ...found.feeds, ...masks, ...made, hidden, gradient };
-        return run(program, feeds, options.trained);
-      });
-      return { states: found.states, kept };
+      return { states: found.states, kept: keep(found.layers, found.feeds, layout, options) };
     },
 
     async prompt(range, states, layout, options) {
@@ -213,7 +254,7 @@ function keptPass(
     layer: PassedLayer,
     gradient: Float32Tensor,
   ) => Promise<Record<string, Tensor>>,
-): KeptPass {
+): Omit<KeptPass, 'cut'> {
   const left = [...layers];
   return {
     bytes: layers
@@ -231,10 +272,52 @@ function keptPass(
           gradient,
         );
         for (const [name, tensor] of Object.entries(own)) gradients.set(name, tensor as Float32Tensor);
+        // Hundreds of megabytes, which would wait for the garbage collector.
+        layer.free();
+        if (gradient !== last) freeTensor(gradient);
         gradient = before as Float32Tensor | undefined;
       }
       return { gradient, gradients };
     },
+  };
+}
+
+/** Sequences from .. to - 1 of so many. */
+interface Share {
+  readonly from: number;
+  readonly to: number;
+  readonly of: number;
+}
+
+function sharesOf(counts: readonly number[]): Share[] {
+  const of = counts.reduce((sum, count) => sum + count, 0);
+  let to = 0;
+  return counts.map((count) => {
+    const from = to;
+    to += count;
+    return { from, to, of };
+  });
+}
+
+/** The rows of some sequences, in the memory of all. */
+function rowsOf({ dtype, dims: [rows, ...others], data }: Tensor, { from, to, of }: Share): Tensor {
+  const size = data.length / of;
+  const dims = [(rows! / of) * (to - from), ...others];
+  return { dtype, dims, data: data.subarray(from * size, to * size) } as Tensor;
+}
+
+/** Whether a value has rows of each sequence, one after another; others are the same for all. */
+function isOfSequences(name: string, { shape }: Value): boolean {
+  const axis = shape.findIndex((dim) => String(dim).split('*').includes('batch'));
+  if (axis > 0) throw new Error(`model: "${name}" [${shape.join(', ')}] cannot be cut between sequences`);
+  return axis === 0;
+}
+
+/** Done by the last of so many calls. */
+function lastOf(calls: number, work: () => void): () => void {
+  let left = calls;
+  return () => {
+    if (--left === 0) work();
   };
 }
 
