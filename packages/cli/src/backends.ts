@@ -31,6 +31,7 @@ import {
   readParameters,
   readSafetensors,
   recformerCut,
+  splitEncoder,
   splitLanguageModel,
   writeAdapter,
   writeRecformer,
@@ -163,10 +164,18 @@ async function openRecformerBackend(
   return assembled({
     ...parts,
     recommender: of(model, config.lora),
-    keeping: (k, middle) => {
-      void middle;
-      return of(model, adapterOf(config.lora, k, checkpoint.config.layerCount));
-    },
+    keeping: (k, middle) =>
+      of(
+        splitEncoder({
+          checkpoint: limited,
+          runtime,
+          layers: parts.layers,
+          kept: k,
+          middle,
+          pooling: model.pooling,
+        }),
+        adapterOf(config.lora, k, checkpoint.config.layerCount),
+      ),
   });
 }
 

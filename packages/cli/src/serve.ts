@@ -31,6 +31,7 @@ import {
   type ServerMetrics,
   serverLog,
   serverMetrics,
+  turns,
 } from '@fellrec/network';
 import { meanMetrics, spread } from '@fellrec/recsys';
 import { type ModelParts, openModel } from './backends.ts';
@@ -181,7 +182,8 @@ async function open(
   runState: () => RunState,
 ): Promise<OpenServer> {
   const { layerCount: count } = model.layers.model;
-  const middles = servedMiddles(config, model.layers);
+  const shared = turns(model.layers, { maxTokens: o.maxTokens });
+  const middles = servedMiddles(config, shared);
   const sessions = openSessions({
     maxSessions: o.expected.length,
     idleSeconds,
@@ -192,7 +194,7 @@ async function open(
     limits: { bytes: o.maxBytes, tokens: o.maxTokens },
     cacheSeconds,
     onCall: () => {
-      metrics.queueLength.set(layers.queueLength());
+      metrics.queueLength.set(shared.queueLength());
       metrics.heldBytes.set(layers.heldBytes());
     },
   });

@@ -1,30 +1,13 @@
 // The second recommender, end to end: train, evaluate, recommend, go on, with an adapter and with all tensors.
 import { copyFile, cp, rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import { type RecformerConfig, writeRandomRecformer } from '@fellrec/models';
+import { writeRandomRecformer } from '@fellrec/models';
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
+import { tinyEncoder } from './recformer-config.ts';
 import { embeddedModel, fellrec, filesOf, readJson, type Workspace, workspace } from './shared.ts';
 
 // Each test trains several times, beside other tests.
 vi.setConfig({ testTimeout: 300_000, hookTimeout: 300_000 });
-
-const encoderConfig: RecformerConfig = {
-  vocabularySize: 512,
-  hiddenSize: 16,
-  intermediateSize: 32,
-  layerCount: 2,
-  headCount: 2,
-  headDim: 8,
-  positionCount: 130,
-  tokenTypeCount: 4,
-  itemPositionCount: 11,
-  attentionWindows: [16, 16],
-  normEpsilon: 1e-5,
-  pooling: 'cls',
-  startId: 1,
-  padId: 0,
-  limits: { maxAttributes: 3, maxAttributeLength: 16, maxItems: 10, maxTokens: 128 },
-};
 
 let place: Workspace;
 let encoder: string;
@@ -32,7 +15,7 @@ let encoder: string;
 beforeAll(async () => {
   place = await workspace();
   encoder = join(place.folder, 'encoder');
-  await writeRandomRecformer(encoder, encoderConfig, 1);
+  await writeRandomRecformer(encoder, tinyEncoder, 1);
   await copyFile(join(embeddedModel, 'tokenizer.json'), join(encoder, 'tokenizer.json'));
 });
 afterAll(() => place?.remove());
@@ -162,7 +145,7 @@ test('a refused --resume takes nothing away, and a model that changed is refused
   expect(Object.keys(await filesOf(place.run('refused')))).toEqual(before);
   expect((await fellrec('evaluate', place.run('refused'))).code).toBe(0);
 
-  await writeRandomRecformer(own, encoderConfig, 2);
+  await writeRandomRecformer(own, tinyEncoder, 2);
   for (const command of [['evaluate'], ['recommend', '--client', 'client-0', '--history', '4']]) {
     const { code, stderr } = await fellrec(command[0]!, place.run('refused'), ...command.slice(1));
     expect(code).toBe(1);

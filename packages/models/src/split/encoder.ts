@@ -183,7 +183,7 @@ export function splitEncoder({
   return {
     checkpoint,
     pooling,
-    updateElsewhere: middle.trains ? (squaredNorm, rate) => middle.update(squaredNorm, rate) : undefined,
+    updateElsewhere: async (squaredNorm, rate) => (middle.trains ? middle.update(squaredNorm, rate) : 0),
 
     async encode(sequences, parameters, { attention, pooling: pool = pooling } = {}) {
       if (attention)

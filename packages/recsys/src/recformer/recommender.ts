@@ -111,6 +111,7 @@ export function recformer(options: RecformerOptions): Recommender {
         examples: (epoch) => examples(samples, o.stream, epoch),
         gradients: (batch, tensors, dropoutSeed) =>
           model.gradients(batch, parameters(tensors), { ...contrast, dropoutSeed }),
+        updateElsewhere: model.updateElsewhere,
       },
       start,
       o,
