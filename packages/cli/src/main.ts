@@ -23,15 +23,25 @@ export function program(): Command {
     .option(...json)
     .action(async (options) => (await import('./commands/quickstart.ts')).run(options));
 
-  root
-    .command('train')
-    .description('train clients as a configuration says, then evaluate them')
-    .requiredOption('-c, --config <file>', 'YAML or JSON')
-    .option('-s, --set <key=value...>', 'override a setting, such as federation.rounds=5')
-    .option('--resume', 'go on with the run where it was stopped')
-    .option('--force', 'replace a run of the same name')
-    .option(...json)
-    .action(async (options) => (await import('./commands/train.ts')).run(options));
+  withServerOptions(
+    root
+      .command('train')
+      .description('train clients as a configuration says, then evaluate them')
+      .requiredOption('-c, --config <file>', 'YAML or JSON')
+      .option('-s, --set <key=value...>', 'override a setting, such as federation.rounds=5')
+      .option('--resume', 'go on with the run where it was stopped')
+      .option('--force', 'replace a run of the same name')
+      .addOption(
+        new Option('--clients <where>', 'clients in this process, or remote ones, as "fellrec serve" does')
+          .choices(['in-process', 'remote'])
+          .default('in-process'),
+      )
+      .option(...json),
+  ).action(async (options) =>
+    options.clients === 'remote'
+      ? (await import('./commands/serve.ts')).run(options)
+      : (await import('./commands/train.ts')).run(options),
+  );
 
   root
     .command('evaluate')
@@ -51,33 +61,16 @@ export function program(): Command {
     .option(...json)
     .action(async (run, options) => (await import('./commands/recommend.ts')).run(run, options));
 
-  root
-    .command('serve')
-    .description('run a federation whose clients are elsewhere, and compute their middle layers')
-    .requiredOption('-c, --config <file>', "YAML or JSON; its data section is the clients' affair")
-    .option('-s, --set <key=value...>', 'override a setting, such as federation.rounds=5')
-    .option('--host <address>', 'address to listen on', '127.0.0.1')
-    .option('--port <number>', 'port, 0 for any free one', port, 7443)
-    .option('--tls-cert <file>', 'certificate, PEM; without TLS only loopback addresses are served')
-    .option('--tls-key <file>', "the certificate's key, PEM")
-    .option('--tokens <file>', 'tokens.json of "fellrec keys": clients and the hashes of their tokens')
-    .option('--client-ca <file>', "authority of the clients' certificates, PEM")
-    .option('--clients <name...>', 'clients of the run (default: those with tokens)')
-    .option('--quorum <count>', 'clients that a round needs (default: all)', positive)
-    .option('--deadline <seconds>', 'after which a round goes on with a quorum', positive, 86_400)
-    .option('--wait <seconds>', 'how long the start waits for all clients', positive, 86_400)
-    .option('--first-layer <k>', 'first layer that is computed here: clients keep at least so many', whole, 0)
-    .option('--max-memory <MiB>', 'memory for the work of clients in the middle layers', positive, 4096)
-    .option('--max-tokens <count>', 'tokens of one request', positive, 65_536)
-    .addOption(
-      new Option('--log-level <level>', 'lines of JSON on standard error')
-        .choices(['debug', 'info', 'warn', 'error', 'silent'])
-        .default('warn'),
-    )
-    .option('--resume', 'go on with the run where it was stopped')
-    .option('--force', 'replace a run of the same name')
-    .option(...json)
-    .action(async (options) => (await import('./commands/serve.ts')).run(options));
+  withServerOptions(
+    root
+      .command('serve')
+      .description('run a federation whose clients are elsewhere, and compute their middle layers')
+      .requiredOption('-c, --config <file>', "YAML or JSON; its data section is the clients' affair")
+      .option('-s, --set <key=value...>', 'override a setting, such as federation.rounds=5')
+      .option('--resume', 'go on with the run where it was stopped')
+      .option('--force', 'replace a run of the same name')
+      .option(...json),
+  ).action(async (options) => (await import('./commands/serve.ts')).run(options));
 
   root
     .command('join')
@@ -189,6 +182,33 @@ export function program(): Command {
     .option(...json)
     .action(async (options) => (await import('./commands/keys.ts')).run(options));
 
+  bench
+    .command('split')
+    .description('what cuts of a model cost: a client and a server over loopback beside the whole model')
+    .requiredOption('--model <path>', 'Hugging Face folder or GGUF file of a LLaMA-architecture model')
+    .requiredOption('--k <list>', 'first layers that the client keeps, such as 1,2,4,8', wholes)
+    .option('--cache <folder>', 'folder of dequantised weights', '.cache/fellrec')
+    .addOption(
+      new Option('--adapters <where>', 'whether the middle layers learn')
+        .choices(['client-layers', 'all-layers'])
+        .default('client-layers'),
+    )
+    .addOption(
+      new Option('--activations <type>', 'how hidden states and gradients cross')
+        .choices(['float32', 'float16', 'int8'])
+        .default('float32'),
+    )
+    .option('--recompute', 'compute activations again in the backward pass', false)
+    .option('--batch <count>', 'sequences', positive, 8)
+    .option('--micro-batch <count>', 'sequences computed at once', positive, 2)
+    .option('--length <count>', 'tokens of a sequence', positive, 128)
+    .option('--labels <count>', 'predicted tokens at the end of a sequence', positive, 15)
+    .option('--rank <count>', 'rank of the adapter', positive, 8)
+    .option('--steps <count>', 'timed steps', positive, 6)
+    .option('--threads <count>', 'threads of each process', positive)
+    .option(...json)
+    .action(async (options) => (await import('./commands/bench-split.ts')).run(options));
+
   root
     .command('config-schema')
     .description('JSON Schema of the configuration, for editors')
@@ -201,6 +221,30 @@ function names(text: string): string[] {
   return text.split(',').map((name) => name.trim());
 }
 
+/** What a server of remote clients is told. */
+function withServerOptions(command: Command): Command {
+  return command
+    .optionsGroup('Remote clients:')
+    .option('--host <address>', 'address to listen on', '127.0.0.1')
+    .option('--port <number>', 'port, 0 for any free one', port, 7443)
+    .option('--tls-cert <file>', 'certificate, PEM; without TLS only loopback addresses are served')
+    .option('--tls-key <file>', "the certificate's key, PEM")
+    .option('--tokens <file>', 'tokens.json of "fellrec keys": clients and the hashes of their tokens')
+    .option('--client-ca <file>', "authority of the clients' certificates, PEM")
+    .option('--names <client...>', 'clients of the run (default: those with tokens)')
+    .option('--quorum <count>', 'clients that a round needs (default: all)', positive)
+    .option('--deadline <seconds>', 'after which a round goes on with a quorum', positive, 86_400)
+    .option('--wait <seconds>', 'how long the start waits for all clients', positive, 86_400)
+    .option('--first-layer <k>', 'first layer that is computed here: clients keep at least so many', whole, 0)
+    .option('--max-memory <MiB>', 'memory for the work of clients in the middle layers', positive, 4096)
+    .option('--max-tokens <count>', 'tokens of one request', positive, 65_536)
+    .addOption(
+      new Option('--log-level <level>', 'lines of JSON on standard error')
+        .choices(['debug', 'info', 'warn', 'error', 'silent'])
+        .default('warn'),
+    );
+}
+
 function positive(text: string): number {
   const number = whole(text);
   if (number === 0) throw new InvalidArgumentError(`${text} is not above 0.`);
@@ -210,6 +254,10 @@ function positive(text: string): number {
 function whole(text: string): number {
   if (!/^\d{1,9}$/.test(text)) throw new InvalidArgumentError(`"${text}" is not a whole number.`);
   return Number(text);
+}
+
+function wholes(text: string): number[] {
+  return text.split(',').map(whole);
 }
 
 function port(text: string): number {

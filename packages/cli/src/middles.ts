@@ -1,10 +1,8 @@
 // The middle layers that a server computes for its clients: one set of them a task, with the adapter that it trains on
 // the client's behalf, if it does.
-import type { NamedTensors } from '@fellrec/graph';
-import { type CutLayers, type LocalMiddle, localMiddle } from '@fellrec/models';
+import type { AdamWOptions, NamedTensors } from '@fellrec/graph';
+import { type CutLayers, type LocalMiddle, type LoraConfig, localMiddle } from '@fellrec/models';
 import { type MiddleParameters, notFound, notNow, type ServedLayers } from '@fellrec/network';
-import type { Config } from './config.ts';
-import { middleOptions } from './split.ts';
 
 export interface ServedMiddles extends MiddleParameters {
   /** Layers k .. n - 2 for a task, or of the base model. @throws a ConnectError if there is no such task. */
@@ -16,9 +14,15 @@ interface TaskMiddle {
   layers?: LocalMiddle;
 }
 
-export function servedMiddles(config: Config, layers: CutLayers): ServedMiddles {
-  const { lora, optimizer } = middleOptions(config);
-  const trains = config.split.adapters === 'all-layers';
+export interface MiddlesOptions {
+  /** Whether the middle layers learn: tasks then bring parameters of theirs. */
+  readonly trains: boolean;
+  /** Absent: tensors in the checkpoint's place. */
+  readonly lora: LoraConfig | undefined;
+  readonly optimizer: AdamWOptions;
+}
+
+export function servedMiddles(layers: CutLayers, { trains, lora, optimizer }: MiddlesOptions): ServedMiddles {
   const tasks = new Map<string, TaskMiddle>();
   const { model } = layers;
   return {

@@ -40,7 +40,7 @@ import { runtimeOf, strategyOf } from './experiment.ts';
 import { type ItemTables, itemTables } from './item-tables.ts';
 import { servedMiddles } from './middles.ts';
 import { type Progress, silent } from './progress.ts';
-import { holds, isMiddle } from './split.ts';
+import { holds, isMiddle, middleOptions } from './split.ts';
 import { type ClientResult, type RunResult, runDirectory, writeResult } from './train.ts';
 
 export interface ServeOptions {
@@ -156,7 +156,7 @@ function assertOptions(o: ServeOptions, expected: readonly string[]): void {
     o.tokens === undefined &&
       o.clientCa === undefined &&
       'nobody could prove who they are; pass --tokens or --client-ca ("fellrec keys" makes both)',
-    expected.length === 0 && 'no client is expected; name them with --clients',
+    expected.length === 0 && 'no client is expected; name them with --names',
     twice.length > 0 && `${twice.join(', ')} is named twice`,
     o.quorum !== undefined &&
       (o.quorum < 1 || o.quorum > expected.length) &&
@@ -183,7 +183,10 @@ async function open(
 ): Promise<OpenServer> {
   const { layerCount: count } = model.layers.model;
   const shared = turns(model.layers, { maxTokens: o.maxTokens });
-  const middles = servedMiddles(config, shared);
+  const middles = servedMiddles(shared, {
+    trains: config.split.adapters === 'all-layers',
+    ...middleOptions(config),
+  });
   const sessions = openSessions({
     maxSessions: o.expected.length,
     idleSeconds,

@@ -1,4 +1,4 @@
-import { loadConfig } from '../config.ts';
+import { ConfigError, loadConfig } from '../config.ts';
 import { print } from '../output.ts';
 import { progressOn } from '../progress.ts';
 import { type ServeOptions, serve } from '../serve.ts';
@@ -13,7 +13,7 @@ export interface ServeFlags {
   readonly tlsKey?: string;
   readonly tokens?: string;
   readonly clientCa?: string;
-  readonly clients?: readonly string[];
+  readonly names?: readonly string[];
   readonly quorum?: number;
   readonly deadline: number;
   readonly wait: number;
@@ -35,6 +35,7 @@ export async function run(flags: ServeFlags): Promise<void> {
   try {
     const result = await serve(config, {
       ...flags,
+      clients: flags.names,
       tls: tlsOf(flags),
       deadlineSeconds: flags.deadline,
       waitSeconds: flags.wait,
@@ -50,5 +51,7 @@ export async function run(flags: ServeFlags): Promise<void> {
 }
 
 function tlsOf({ tlsCert: cert, tlsKey: key }: ServeFlags): ServeOptions['tls'] {
+  if ((cert === undefined) !== (key === undefined))
+    throw new ConfigError('serve: --tls-cert and --tls-key go together');
   return cert !== undefined && key !== undefined ? { cert, key } : undefined;
 }

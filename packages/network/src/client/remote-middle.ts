@@ -1,6 +1,6 @@
 // The middle layers of a model where a server computes them.
 import { create } from '@bufbuild/protobuf';
-import type { Client } from '@connectrpc/connect';
+import { type Client, createClient, type Transport } from '@connectrpc/connect';
 import type { MiddleLayers } from '@fellrec/models';
 import {
   BackwardRequestSchema,
@@ -8,7 +8,7 @@ import {
   DecodeRequestSchema,
   ForwardRequestSchema,
   Keep,
-  type LayersService,
+  LayersService,
   UpdateRequestSchema,
 } from '#proto/layers_pb';
 import {
@@ -22,6 +22,10 @@ import { invalid } from '../protocol/invalid.ts';
 import { encodeDropout, encodeLayout } from '../protocol/layout.ts';
 
 export type LayersClient = Client<typeof LayersService>;
+
+export function layersClient(transport: Transport): LayersClient {
+  return createClient(LayersService, transport);
+}
 
 export interface RemoteMiddleOptions {
   /**

@@ -24,11 +24,11 @@ export function sessionEndOf(error: unknown): SessionEnd | undefined {
   return error instanceof ConnectError ? error.findDetails(SessionEndedSchema)[0]?.why : undefined;
 }
 
-/** Whether the server has gone on without a task, or does not know it: the next one counts. */
+/** Whether the server has gone on without a task; a worker may have wrapped its refusal. */
 export function isOvertaken(error: unknown): boolean {
   if (!(error instanceof Error)) return false;
-  if (!(error instanceof ConnectError) || !error.isWireError) return isOvertaken(error.cause);
-  return error.code === Code.Aborted || error.code === Code.NotFound || error.code === Code.AlreadyExists;
+  if (error instanceof ConnectError && error.isWireError) return error.code === Code.Aborted;
+  return isOvertaken(error.cause);
 }
 
 /** After so many tries that the last one is the cause. */
