@@ -28,9 +28,15 @@ test('help lists the commands and the exit codes', async () => {
                                  evaluate them
       evaluate [options] <run>   evaluate a run's best adapters again
       recommend [options] <run>  recommend items with a client's adapter
+      serve [options]            run a federation whose clients are elsewhere, and
+                                 compute their middle layers
+      join [options] <server>    take part in a run on a server with data of your
+                                 own
       data                       import data and describe it
       model                      describe and verify checkpoints
       bench                      measure speed and memory
+      keys [options]             make certificates and tokens to try a federation
+                                 over a network with
       config-schema [options]    JSON Schema of the configuration, for editors
       help [command]             display help for command
 
@@ -50,8 +56,34 @@ test('help of train lists its options', async () => {
       -s, --set <key=value...>  override a setting, such as federation.rounds=5
       --resume                  go on with the run where it was stopped
       --force                   replace a run of the same name
+      --clients <where>         clients in this process, or remote ones, as "fellrec
+                                serve" does (choices: "in-process", "remote",
+                                default: "in-process")
       --json                    print the result as JSON
       -h, --help                display help for command
+
+    Remote clients:
+      --host <address>          address to listen on (default: "127.0.0.1")
+      --port <number>           port, 0 for any free one (default: 7443)
+      --tls-cert <file>         certificate, PEM; without TLS only loopback
+                                addresses are served
+      --tls-key <file>          the certificate's key, PEM
+      --tokens <file>           tokens.json of "fellrec keys": clients and the
+                                hashes of their tokens
+      --client-ca <file>        authority of the clients' certificates, PEM
+      --names <client...>       clients of the run (default: those with tokens)
+      --quorum <count>          clients that a round needs (default: all)
+      --deadline <seconds>      after which a round goes on with a quorum (default:
+                                86400)
+      --wait <seconds>          how long the start waits for all clients (default:
+                                86400)
+      --first-layer <k>         first layer that is computed here: clients keep at
+                                least so many (default: 0)
+      --max-memory <MiB>        memory for the work of clients in the middle layers
+                                (default: 4096)
+      --max-tokens <count>      tokens of one request (default: 65536)
+      --log-level <level>       lines of JSON on standard error (choices: "debug",
+                                "info", "warn", "error", "silent", default: "warn")
 
     Global Options:
       -V, --version             output the version number

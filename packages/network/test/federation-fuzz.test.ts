@@ -11,7 +11,7 @@ import { tensors } from '../../federation/test/toy.js';
 import { describe as infoOf, partsOf } from '../src/protocol/parameters.ts';
 import { identify, joinFacts, startServer } from './federation-harness.ts';
 
-const cases = Number(process.env['FELLREC_FUZZ_CASES'] ?? 2500);
+const cases = Number(process.env['FELLREC_FUZZ_CASES'] ?? 6000);
 const casesPerServer = 25;
 
 /** What a client can be told; INTERNAL and UNKNOWN would be faults of the server. */

@@ -390,6 +390,12 @@ describe('uploads', () => {
     expect((await south.update).parameters).toEqual((await north.update).parameters);
   });
 
+  it('of which nothing has arrived take no memory', async () => {
+    await refusal(() => send(north, headOf(north)));
+    await send(south, headOf(south), data(first), data(second));
+    expect((await south.update).parameters).toEqual(trained);
+  });
+
   it('of something else take the place of what the same client began', async () => {
     await refusal(() => send(north, headOf(north), data(first)));
     const other = tensors({ a: [1, 1, 1, 1, 1], b: [1] });

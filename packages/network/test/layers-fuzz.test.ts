@@ -8,7 +8,7 @@ import { Keep, LayersService } from '#proto/layers_pb';
 import { ActivationsSchema, type ElementType, TokenLayoutSchema } from '#proto/tensor_pb';
 import { activations, believed, fiveRows, ofFive, serve } from './layers-toy.ts';
 
-const runs = Number(process.env['FELLREC_FUZZ_RUNS'] ?? 2500);
+const runs = Number(process.env['FELLREC_FUZZ_CASES'] ?? 6000);
 
 const methods = LayersService.method;
 type Method = keyof typeof methods;

@@ -42,6 +42,8 @@ export interface FederationServer {
   joined(): Promise<readonly RemoteClient[]>;
   /** Tells clients that the run is over; they leave then. */
   finish(): void;
+  /** Answers clients that wait for a task that there is none: they ask again. */
+  release(): void;
 }
 
 /** A client may ask to wait longer; it is answered after this. */
@@ -175,7 +177,7 @@ export function federationService(options: FederationServiceOptions): Federation
       return {};
     },
   };
-  return { service, joined: roster.complete, finish: roster.finish };
+  return { service, joined: roster.complete, finish: roster.finish, release: roster.release };
 }
 
 function settle<K extends 'evaluate' | 'test'>(

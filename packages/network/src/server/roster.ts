@@ -33,6 +33,8 @@ export interface Roster {
   complete(): Promise<readonly RemoteClient[]>;
   /** There is nothing left to do for anyone. */
   finish(): void;
+  /** Nobody is to wait for a task any longer. */
+  release(): void;
 }
 
 export function openRoster({ expected, quorum, waitSeconds, shareOf }: RosterOptions): Roster {
@@ -82,6 +84,9 @@ export function openRoster({ expected, quorum, waitSeconds, shareOf }: RosterOpt
     complete: () => promise,
     finish() {
       for (const { tasks } of members.values()) tasks.finish();
+    },
+    release() {
+      for (const { tasks } of members.values()) tasks.release();
     },
   };
 }

@@ -105,7 +105,7 @@ export class ClientTasks {
     };
     signal?.addEventListener('abort', () => this.#close(open, signal.reason), { signal: over });
     this.#open = open;
-    this.#wake();
+    this.release();
     return promise as Promise<Results[K]>;
   }
 
@@ -163,11 +163,16 @@ export class ClientTasks {
     open.resolve(result);
   }
 
+  /** Answers those who wait in `next`. */
+  release(): void {
+    for (const resolve of this.#waiting) resolve();
+  }
+
   /** From now on the client is told that there is nothing left to do. */
   finish(): void {
     this.#isFinished = true;
     if (this.#open) this.#close(this.#open, new Error('the run is over'));
-    this.#wake();
+    this.release();
   }
 
   #close(open: Open, reason: unknown): void {
@@ -191,10 +196,6 @@ export class ClientTasks {
       this.#waiting.delete(resolve);
       clearTimeout(timer);
     });
-  }
-
-  #wake(): void {
-    for (const resolve of this.#waiting) resolve();
   }
 }
 
