@@ -238,7 +238,7 @@ export function decodingProgram(
 }
 
 /** The ids of the new tokens, [users * beams]. */
-export function decodingIds(rows: Dim): Value {
+function decodingIds(rows: Dim): Value {
   return reshape(input('ids', 'int64', ['users', 'beams']), [rows]);
 }
 

@@ -199,11 +199,11 @@ async function expectSame({ model, own, whole, unsplit }: Split, some: readonly 
   const step = { ...options, dropoutSeed: [1, 'dropout'] as const };
   const expected = await whole.gradients(some, unsplit, step);
   const found = await model.gradients(some, own, step);
-  expect(Math.abs(found.loss / expected.loss - 1)).toBeLessThan(2e-6);
-  expectNear(found.gradients, of(expected.gradients, own.tensors), 2e-6);
+  expect(Math.abs(found.loss / expected.loss - 1)).toBeLessThan(1e-6);
+  expectNear(found.gradients, of(expected.gradients, own.tensors), 1e-6);
   expect(found.tokens).toEqual(expected.tokens);
   const loss = await whole.loss(some, unsplit, options);
-  expect(Math.abs((await model.loss(some, own, options)) / loss - 1)).toBeLessThan(2e-6);
+  expect(Math.abs((await model.loss(some, own, options)) / loss - 1)).toBeLessThan(1e-6);
 }
 
 async function expectSameVectors({ model, own, whole, unsplit }: Split): Promise<void> {
@@ -287,7 +287,7 @@ describe.each(each)('cut after %i layers, %s', (k, form) => {
       const lengths = [kept, again].map(({ model }) => model.updateElsewhere?.(0, 0) ?? 0);
       const [first, second] = (await Promise.all(lengths)) as [number, number];
       expect(first > 0).toBe(k < last);
-      expect(Math.abs(second - first)).toBeLessThanOrEqual(2e-6 * first);
+      expect(Math.abs(second - first)).toBeLessThanOrEqual(1e-6 * first);
       for (const { model } of [kept, again]) await model.release();
     },
   );
@@ -311,7 +311,7 @@ describe('some tensors alone', () => {
     const some = { tensors: new Map([...trained.full.tensors].filter(([name]) => holds(name))) };
     const expected = await whole.gradients(batch, some, options);
     const found = await model.gradients(batch, some, options);
-    expectNear(found.gradients, expected.gradients, 2e-6);
+    expectNear(found.gradients, expected.gradients, 1e-6);
     await model.release();
   });
 

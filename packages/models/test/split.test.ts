@@ -160,7 +160,7 @@ describe('cut after k layers', () => {
     await model.release();
   });
 
-  test.each(cuts)('k = %i: the same bits when the forward pass is computed again', async (k) => {
+  test.each(cuts)('k = %i: equal gradients when the forward pass is computed again', async (k) => {
     const options = { microBatch: 2, dropoutSeed: [1, 'dropout', k] as const };
     const kept = split(k, 'all-layers');
     const again = split(k, 'all-layers', 'recomputed');

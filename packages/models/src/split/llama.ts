@@ -162,10 +162,7 @@ function part({ queries, keys, values }: Attended, before: Dim, size: Dim): Atte
 }
 
 /** What `packedContext` reads. */
-export function packedFeeds(
-  config: LlamaConfig,
-  { lengths, time, prefix }: TokenLayout,
-): Record<string, Tensor> {
+function packedFeeds(config: LlamaConfig, { lengths, time, prefix }: TokenLayout): Record<string, Tensor> {
   // Which tokens they are does not matter here.
   const blank = (length: number) => ({ ids: new Array<number>(length).fill(0) });
   const sequences = lengths.map(blank);
