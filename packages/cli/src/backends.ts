@@ -4,10 +4,12 @@ import type { ParametersFormat } from '@fellrec/federation';
 import type { NamedTensors, Runtime } from '@fellrec/graph';
 import {
   adaptedEncoderProjections,
+  assertWhole,
   attentionForm,
   type Checkpoint,
   type CutLayers,
   cutLayers,
+  describePart,
   type EncoderModel,
   encoderModel,
   freshAdapter,
@@ -41,9 +43,11 @@ import type { Config } from './config.ts';
 import type { Report } from './experiment.ts';
 import { keepsForItems } from './item-tables.ts';
 
+export type AnyCheckpoint = Checkpoint | RecformerCheckpoint;
+
 export interface ModelParts {
+  readonly checkpoint: AnyCheckpoint;
   readonly layers: CutLayers;
-  readonly modelHash: string;
   /** How its parameters lie in a run's folder. */
   readonly format: ParametersFormat;
   /** What all clients start from, of all layers. */
@@ -179,26 +183,37 @@ async function openRecformerBackend(
   });
 }
 
-/** A model without what it recommends: all that a server has. */
+/** A model without what it recommends: all that a server has. @throws if it is a part that cannot serve. */
 export async function openModel(config: Config, runtime: Runtime): Promise<ModelParts> {
-  const { cache, model } = config;
-  return config.recommender === 'bigrec'
-    ? languageModelParts(config, await openCheckpoint(model.path, { cacheDir: cache }), runtime)
-    : encoderParts(config, await openRecformer(model.path, { cacheDir: cache }), runtime);
+  const { cache, model, recformer } = config;
+  const options = { cacheDir: cache };
+  if (config.recommender === 'bigrec') {
+    const checkpoint = await openCheckpoint(model.path, options);
+    assertServes(checkpoint);
+    return languageModelParts(config, checkpoint, runtime);
+  }
+  const checkpoint = await openRecformer(model.path, options);
+  assertServes(checkpoint);
+  if (recformer.tune === 'full') assertWhole(checkpoint, 'handing out all tensors');
+  return encoderParts(config, checkpoint, runtime);
 }
 
-/** Names the weights in a folder, of whichever architecture. */
-export async function modelHashOf(path: string, cacheDir: string): Promise<string> {
-  const opened = (await holdsEncoder(path))
-    ? await openRecformer(path, { cacheDir })
-    : await openCheckpoint(path, { cacheDir });
-  return opened.hash;
+function assertServes({ config, directory, part }: AnyCheckpoint): void {
+  if (part?.side === 'client')
+    throw new Error(
+      `serve: ${directory} is ${describePart(part, config.layerCount)}; give the server's side, or the whole model`,
+    );
+}
+
+/** An encoder if its config.json says so, else a LLaMA. */
+export async function openAny(path: string, cacheDir: string): Promise<AnyCheckpoint> {
+  return (await holdsEncoder(path)) ? openRecformer(path, { cacheDir }) : openCheckpoint(path, { cacheDir });
 }
 
 function languageModelParts(config: Config, checkpoint: Checkpoint, runtime: Runtime): ModelParts {
   return {
+    checkpoint,
     layers: cutLayers(llamaCut(llama(checkpoint), checkpoint.config), runtime, config.split),
-    modelHash: checkpoint.hash,
     format: adapters(config, checkpoint.config.layerCount),
     initialParameters: async (seed) => initialAdapter(checkpoint.config, config.lora, seed),
   };
@@ -206,13 +221,13 @@ function languageModelParts(config: Config, checkpoint: Checkpoint, runtime: Run
 
 function encoderParts(config: Config, checkpoint: RecformerCheckpoint, runtime: Runtime): ModelParts {
   const { tune, pooling } = config.recformer;
-  const { hash, config: shape } = checkpoint;
+  const { config: shape } = checkpoint;
   const formOf = (lengths: readonly number[]) => attentionForm(Math.max(...lengths), shape);
   const format =
     tune === 'full' ? encoders(checkpoint, pooling ?? shape.pooling) : adapters(config, shape.layerCount);
   return {
+    checkpoint,
     layers: cutLayers(recformerCut(checkpoint, formOf), runtime, config.split),
-    modelHash: hash,
     format: { ...format, keeps: keepsForItems(config) },
     initialParameters: async (seed) =>
       tune === 'full'

@@ -2,6 +2,7 @@
 import type { Client, ParametersFormat, Strategy } from '@fellrec/federation';
 import { centralized, fedavg, fellrec, local, uniform } from '@fellrec/federation';
 import { type NamedTensors, nodeRuntime, type Runtime } from '@fellrec/graph';
+import { assertWhole } from '@fellrec/models';
 import {
   type Dataset,
   type Partition,
@@ -66,7 +67,8 @@ export async function openExperiment(
 ): Promise<Experiment> {
   const dataset = await readDataset(config.data.path);
   const backend = await openBackend(config, { dataset, runtime: runtimeOf(config), report });
-  const { recommender, modelHash, format } = backend;
+  const { checkpoint, recommender, format } = backend;
+  assertWhole(checkpoint, 'a run in one process');
   const parted = known ?? partition(dataset, partitionOptions(config, report));
   return {
     config,
@@ -74,7 +76,7 @@ export async function openExperiment(
     partition: parted,
     clients: clientData(config, dataset, parted, backend),
     recommender,
-    modelHash,
+    modelHash: checkpoint.hash,
     format,
     dispose: () => backend.dispose(),
   };

@@ -1,7 +1,8 @@
 // A client of a run on a server: it has the data, its layers of the model and its credentials, and does what it is asked.
-import { rm } from 'node:fs/promises';
+import { rename, rm } from 'node:fs/promises';
 import { resolve } from 'node:path';
 import type { NamedTensors } from '@fellrec/graph';
+import { describePart } from '@fellrec/models';
 import {
   type ActivationsEncoding,
   type Connection,
@@ -20,7 +21,7 @@ import {
   trainingSamples,
   validationSamples,
 } from '@fellrec/recsys';
-import { type Backend, modelHashOf, openBackend } from './backends.ts';
+import { type AnyCheckpoint, type Backend, openAny, openBackend } from './backends.ts';
 import { type Config, ConfigError, parseConfig } from './config.ts';
 import { runtimeOf, trainOptions } from './experiment.ts';
 import { type Progress, silent } from './progress.ts';
@@ -32,7 +33,7 @@ export interface JoinOptions {
   readonly data: string;
   /** Model folder. */
   readonly model: string;
-  /** k: the first layers that stay here, with the last one; all if absent. */
+  /** k: the first layers that stay here, with the last one; all that the model folder has if absent. */
   readonly k?: number | undefined;
   readonly activations: ActivationsEncoding;
   /** PEM files, or a file with a token. */
@@ -61,8 +62,10 @@ export interface JoinResult {
 }
 
 /** Takes part in a run until it is over. */
-export async function join(o: JoinOptions): Promise<JoinResult> {
-  const progress = o.progress ?? silent;
+export async function join(options: JoinOptions): Promise<JoinResult> {
+  const progress = options.progress ?? silent;
+  const checkpoint = await openAny(options.model, options.cache);
+  const o = { ...options, k: layersKept(checkpoint, options.k) };
   const dataset = await readDataset(o.data);
   const samples = {
     train: dataset.users.flatMap(trainingSamples),
@@ -80,7 +83,7 @@ export async function join(o: JoinOptions): Promise<JoinResult> {
   const connection = await connect({
     transport,
     facts: {
-      modelHash: await modelHashOf(o.model, o.cache),
+      modelHash: checkpoint.hash,
       ...(o.k !== undefined && { layersKept: o.k }),
       trainSamples: samples.train.length,
       validationSamples: samples.validation.length,
@@ -106,8 +109,7 @@ export async function join(o: JoinOptions): Promise<JoinResult> {
           const found = await worker.test(parameters, context);
           result = { metrics: found.metrics, testUsers: found.users };
           if (o.output !== undefined) {
-            await rm(resolve(o.output), { recursive: true, force: true });
-            await backend.format.write(resolve(o.output), parameters);
+            await placeWhole(resolve(o.output), (aside) => backend.format.write(aside, parameters));
           }
           return found;
         },
@@ -119,6 +121,28 @@ export async function join(o: JoinOptions): Promise<JoinResult> {
   } finally {
     await backend.dispose();
   }
+}
+
+/** k, undefined if all layers stay here. @throws if the model's folder lacks one of the layers that stay */
+function layersKept(
+  { config, directory, part }: AnyCheckpoint,
+  asked: number | undefined,
+): number | undefined {
+  if (!part) return asked;
+  const k = asked ?? part.k;
+  if (part.side === 'client' && k <= part.k) return k;
+  throw new Error(
+    `join: a client that keeps ${k} layers and the last one cannot work with ${directory}: it is ${describePart(part, config.layerCount)}`,
+  );
+}
+
+/** Puts a folder in its place once it is written: whoever ends this process leaves the one before or none. */
+async function placeWhole(folder: string, write: (aside: string) => Promise<void>): Promise<void> {
+  const aside = `${folder}.tmp`;
+  await rm(aside, { recursive: true, force: true });
+  await write(aside);
+  await rm(folder, { recursive: true, force: true });
+  await rename(aside, folder);
 }
 
 /** The run's settings, with what is the client's own. @throws if the server sent something else than settings */

@@ -149,6 +149,20 @@ export function program(): Command {
     .option(...json)
     .action(async (folder, options) => (await import('./commands/model.ts')).runVerify(folder, options));
 
+  model
+    .command('cut')
+    .description('write a folder with what one side of a cut model needs of it')
+    .argument('<model>', 'Hugging Face folder or GGUF file')
+    .requiredOption('--k <count>', 'first layers that clients keep, with the last one', whole)
+    .addOption(
+      new Option('--side <side>', 'whose layers').choices(['client', 'server']).makeOptionMandatory(),
+    )
+    .requiredOption('-o, --output <folder>', 'folder to write')
+    .option('--force', 'replace a part that is there')
+    .option('--cache <folder>', 'folder of dequantised weights', '.cache/fellrec')
+    .option(...json)
+    .action(async (path, options) => (await import('./commands/model.ts')).runCut(path, options));
+
   const bench = root.command('bench').description('measure speed and memory');
   const step = (name: string, description: string) =>
     bench

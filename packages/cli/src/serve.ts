@@ -1,6 +1,8 @@
 // The server of a run whose clients are elsewhere: it hands out tasks, computes the middle layers, mixes parameters and
 // keeps the run's folder. It has no data.
+import { existsSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import {
   type Client,
   createRun,
@@ -10,6 +12,7 @@ import {
   type RunStore,
 } from '@fellrec/federation';
 import { type NamedTensors, rowProducts } from '@fellrec/graph';
+import { isMiddle } from '@fellrec/models';
 import {
   authenticator,
   beforeRun,
@@ -40,7 +43,7 @@ import { runtimeOf, strategyOf } from './experiment.ts';
 import { type ItemTables, itemTables } from './item-tables.ts';
 import { servedMiddles } from './middles.ts';
 import { type Progress, silent } from './progress.ts';
-import { holds, isMiddle, middleOptions } from './split.ts';
+import { holds, middleOptions } from './split.ts';
 import { type ClientResult, type RunResult, runDirectory, writeResult } from './train.ts';
 
 export interface ServeOptions {
@@ -61,12 +64,13 @@ export interface ServeOptions {
   readonly deadlineSeconds: number;
   /** How long the start waits for all clients; then a quorum is enough. */
   readonly waitSeconds: number;
-  /** The first middle layer that this server computes for clients. */
+  /** The first middle layer that this server computes for clients, unless its part of the model begins later. */
   readonly firstLayer: number;
   /** Held for clients by the middle layers, at most. */
   readonly maxBytes: number;
   readonly maxTokens: number;
   readonly logLevel: LogLevel;
+  /** Goes on with the run where it was stopped; one that had not begun begins. */
   readonly resume?: boolean | undefined;
   readonly force?: boolean | undefined;
   readonly progress?: Progress;
@@ -97,10 +101,10 @@ export async function serve(config: Config, o: ServeOptions): Promise<RunResult>
   const metrics = serverMetrics();
   let state: RunState = { ...beforeRun, rounds: config.federation.rounds };
   const server = await open(config, model, { ...o, expected, quorum }, identities, metrics, () => state);
-  const aborted = whenAborted(o.signal);
+  const { stopped, work } = stopping(o.signal);
   try {
     o.onListening?.(server.listening.address);
-    const clients = await Promise.race([server.federation.joined(), aborted]);
+    const clients = await Promise.race([server.federation.joined(), stopped]);
     const store = await openStore(config, model, clients, o);
     const products = rowProducts(runtime);
     try {
@@ -110,7 +114,7 @@ export async function serve(config: Config, o: ServeOptions): Promise<RunResult>
       const tables = itemTables(config, store, initial);
       const resume = await store.state();
       const events = federate({
-        clients: clients.map((client) => withTables(client, tables)),
+        clients: clients.map((client) => atWork(client, tables, work)),
         strategy: strategyOf(config),
         initial,
         rounds: config.federation.rounds,
@@ -120,13 +124,18 @@ export async function serve(config: Config, o: ServeOptions): Promise<RunResult>
         products,
         spill: { directory: store.directory },
       });
-      for (;;) {
-        const next = await Promise.race([events.next(), aborted]);
-        if (next.done) break;
-        await store.record(next.value);
-        state = runStateAfter(state, next.value);
-        watch(metrics, next.value);
-        progress.event(next.value);
+      try {
+        for (;;) {
+          const next = await Promise.race([events.next(), stopped]);
+          if (next.done) break;
+          await store.record(next.value);
+          state = runStateAfter(state, next.value);
+          watch(metrics, next.value);
+          progress.event(next.value);
+        }
+      } finally {
+        // Of a round that does not end, nothing may go on, its deadline least of all.
+        await events.return();
       }
       state = { ...state, phase: Phase.TESTING, delivered: 0 };
       const onTested = () => {
@@ -134,11 +143,11 @@ export async function serve(config: Config, o: ServeOptions): Promise<RunResult>
         progress.report('tested clients', state.delivered, clients.length);
       };
       const tested = test(clients, store, tables, initial, held, o, quorum < expected.length, onTested);
-      const result = await resultOf(config, store, await Promise.race([tested, aborted]), started);
+      const result = await resultOf(config, store, await Promise.race([tested, stopped]), started);
       await writeResult(result);
       state = { ...state, phase: Phase.FINISHED };
       server.federation.finish();
-      await Promise.race([server.left(), aborted]);
+      await Promise.race([server.left(), stopped]);
       return result;
     } finally {
       await store.close();
@@ -182,6 +191,7 @@ async function open(
   runState: () => RunState,
 ): Promise<OpenServer> {
   const { layerCount: count } = model.layers.model;
+  const first = Math.max(o.firstLayer, model.checkpoint.part?.k ?? 0);
   const shared = turns(model.layers, { maxTokens: o.maxTokens });
   const middles = servedMiddles(shared, {
     trains: config.split.adapters === 'all-layers',
@@ -210,7 +220,7 @@ async function open(
     expected: o.expected,
     quorum: o.quorum,
     waitSeconds: o.waitSeconds,
-    model: { hash: model.modelHash, layers: { count, first: o.firstLayer } },
+    model: { hash: model.checkpoint.hash, layers: { count, first } },
     settingsJson: JSON.stringify(settingsOf(config)),
     runState,
     maxUploadBytes,
@@ -242,7 +252,9 @@ async function open(
     federation,
     left: () => sessions.empty(),
     async close() {
-      await listening.close();
+      const closed = listening.close();
+      federation.release();
+      await closed;
       sessions.close();
     },
   };
@@ -270,36 +282,43 @@ function readPem(file: string): Promise<string> {
 
 async function openStore(
   config: Config,
-  { modelHash, format }: ModelParts,
+  { checkpoint, format }: ModelParts,
   clients: readonly RemoteClient[],
   { resume = false, force = false }: ServeOptions,
 ): Promise<RunStore> {
   const directory = runDirectory(config);
   const { data: _, ...settings } = config;
-  const record = { ...settings, modelHash, clients: 'remote' };
+  const record = { ...settings, modelHash: checkpoint.hash, clients: 'remote' };
   const members = {
     method: 'remote',
     clients: clients.map(({ name, facts }) => ({ name, ...facts })),
   };
-  return resume
+  // Stopped before all clients were there, it has not begun.
+  const hasBegun = existsSync(join(directory, 'config.json'));
+  return resume && hasBegun
     ? openRun(directory, format, record)
     : createRun(directory, { config: record, clients: members, force }, format);
 }
 
-/** A client whose item vectors may be those of an earlier round. */
-function withTables(client: RemoteClient, tables: ItemTables): Client {
+/** A client whose work ends with a signal, and whose item vectors may be those of an earlier round. */
+function atWork(client: RemoteClient, tables: ItemTables, work: AbortSignal): Client {
   const { name, samples } = client;
+  const until = (signal = work) => AbortSignal.any([signal, work]);
   return {
     name,
     samples,
     ...(client.holds && { holds: client.holds }),
     async train(parameters, context) {
       const items = await tables.of(name, context.round);
-      return client.train(parameters, { ...context, ...(items && { items }) });
+      return client.train(parameters, { ...context, ...(items && { items }), signal: until(context.signal) });
     },
     async evaluate(parameters, context) {
       const items = await tables.of(name, context.round + 1);
-      return client.evaluate(parameters, { ...context, ...(items && { items }) });
+      return client.evaluate(parameters, {
+        ...context,
+        ...(items && { items }),
+        signal: until(context.signal),
+      });
     },
   };
 }
@@ -386,11 +405,19 @@ function watch(metrics: ServerMetrics, event: FederationEvent): void {
   if (event.type === 'round-finished') metrics.rounds.inc();
 }
 
-function whenAborted(signal: AbortSignal | undefined): Promise<never> {
-  const { promise, reject } = Promise.withResolvers<never>();
-  const stop = () => reject(new Stopped('serve: stopped; complete rounds are safe, go on with --resume'));
+/** Told to stop, `stopped` rejects, and the signal of the clients' work is aborted. */
+function stopping(signal: AbortSignal | undefined): {
+  readonly stopped: Promise<never>;
+  readonly work: AbortSignal;
+} {
+  const { promise: stopped, reject } = Promise.withResolvers<never>();
+  const work = new AbortController();
+  const stop = () => {
+    work.abort(new Error('the server was stopped'));
+    reject(new Stopped('serve: stopped; complete rounds are safe, go on with --resume'));
+  };
   if (signal?.aborted) stop();
   signal?.addEventListener('abort', stop, { once: true });
-  promise.catch(() => {});
-  return promise;
+  stopped.catch(() => {});
+  return { stopped, work: work.signal };
 }

@@ -9,6 +9,7 @@ import {
   cutLayers,
   ignoredLabel,
   initialAdapter,
+  isMiddle,
   type LanguageModel,
   languageModel,
   layerOf,
@@ -32,7 +33,6 @@ import {
   serverMetrics,
 } from '@fellrec/network';
 import { servedMiddles } from './middles.ts';
-import { isMiddle } from './split.ts';
 import type { SplitBenchOptions } from './split-bench.ts';
 
 /** `keys`: folder of a CA, a server and the client "bench". */

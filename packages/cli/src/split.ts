@@ -1,5 +1,5 @@
 // Clients that keep some layers of the model: which tensors are theirs, and their middle layers in this process.
-import { type CutLayers, type LocalMiddle, layerOf, localMiddle, type MiddleLayers } from '@fellrec/models';
+import { type CutLayers, isMiddle, type LocalMiddle, localMiddle, type MiddleLayers } from '@fellrec/models';
 import type { Elsewhere } from '@fellrec/recsys';
 import { type Config, ConfigError } from './config.ts';
 
@@ -13,12 +13,6 @@ export function keptLayers({ split: { k } }: Config, client: string, layerCount:
       `config: split.k of "${client}" is ${own}; the model has ${layerCount} layers, so 0 to ${layerCount - 1} are possible`,
     );
   return own;
-}
-
-/** Whether a tensor belongs to the layers k .. n - 2. */
-export function isMiddle(name: string, k: number, layerCount: number): boolean {
-  const layer = layerOf(name);
-  return layer !== undefined && layer >= k && layer < layerCount - 1;
 }
 
 /** Whether a client that keeps k layers (all if undefined) has a part in what becomes of a tensor. */

@@ -4,6 +4,7 @@ export { type FederateOptions, federate, type SpillOptions } from './federation.
 export type { ReadParameters, SimilarityOn } from './parameters/round-parameters.ts';
 export type { Participation } from './participation.ts';
 export { type Block, type Products, plainProducts, type Rows } from './products/products.ts';
+export { placeWhole } from './store/files.ts';
 export {
   createRun,
   openRun,

@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import type { Checkpoint } from './checkpoint/checkpoint.ts';
 import { configJson, type LlamaConfig } from './checkpoint/config.ts';
 import { readJsonObject } from './checkpoint/json.ts';
+import { assertWhole } from './checkpoint/part.ts';
 import { readTensor, writeSafetensorsStream } from './checkpoint/safetensors.ts';
 import type { Adapter } from './language-model.ts';
 import { adaptedProjections, loraName } from './lora.ts';
@@ -27,11 +28,13 @@ export async function unfuseAdapter(
 }
 
 async function writeMerged(
-  { config, tensors, directory: source }: Checkpoint,
+  checkpoint: Checkpoint,
   adapter: Adapter,
   sign: 1 | -1,
   directory: string,
 ): Promise<void> {
+  const { config, tensors, directory: source } = checkpoint;
+  assertWhole(checkpoint, 'fusing');
   assertMadeFor(config, adapter);
   await mkdir(directory, { recursive: true });
   const names = await readdir(source);

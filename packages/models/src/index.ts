@@ -1,7 +1,9 @@
 export { ignoredLabel, type Sequence, type Tokens } from './batch.ts';
 export { type Checkpoint, type OpenOptions, openCheckpoint } from './checkpoint/checkpoint.ts';
 export type { LlamaConfig } from './checkpoint/config.ts';
+export { assertWhole, describePart, holdsPart, type ModelPart } from './checkpoint/part.ts';
 export { readSafetensors, writeSafetensors } from './checkpoint/safetensors.ts';
+export { cutCheckpoint } from './cut.ts';
 export { fuseAdapter, unfuseAdapter } from './fuse.ts';
 export type { GenerationOptions, Hypothesis } from './generation.ts';
 export {
@@ -19,6 +21,7 @@ export {
   encoderProjections,
   freshAdapter,
   initialAdapter,
+  isMiddle,
   type LoraConfig,
   layerOf,
   type Projection,

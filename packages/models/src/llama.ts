@@ -20,6 +20,7 @@ import {
 } from '@fellrec/graph';
 import type { Checkpoint } from './checkpoint/checkpoint.ts';
 import type { LlamaConfig } from './checkpoint/config.ts';
+import { tensorOf } from './checkpoint/part.ts';
 import type { CausalModel, LayerContext } from './layered-model.ts';
 
 /** A matrix for the forward pass, what its gradient goes through, and the 8-bit terms that activations are rounded to. */
@@ -48,13 +49,11 @@ export function foldName(layer: number, group: FoldedGroup): string {
 }
 
 /** The graph of a checkpoint; its weights stay in their files. With `quantized`, on that base instead of float32. */
-export function llama(
-  { config, tensors }: Pick<Checkpoint, 'config' | 'tensors'>,
-  quantized?: QuantizedBase,
-): CausalModel {
+export function llama(checkpoint: Checkpoint, quantized?: QuantizedBase): CausalModel {
+  const { config } = checkpoint;
   const { headDim, normEpsilon } = config;
-  const stored = (name: string) => weight(name, quantized?.tensors.get(name) ?? tensors.get(name)!);
-  const embedding = stored('model.embed_tokens.weight'); // [vocabulary, d]
+  const stored = (name: string) => weight(name, quantized?.tensors.get(name) ?? tensorOf(checkpoint, name));
+  const embedding = () => stored('model.embed_tokens.weight'); // [vocabulary, d]
 
   const fold = (name: string | undefined) => {
     const found = quantized?.tensors.get(name ?? '');
@@ -96,7 +95,7 @@ export function llama(
 
   return {
     layerCount: config.layerCount,
-    embed: (ids) => gather(embedding, ids), // [tokens, d]
+    embed: (ids) => gather(embedding(), ids), // [tokens, d]
     layer(index, hidden, context, rows) {
       const path = `layers.${index}`;
       const norm = (name: string, x: Value) =>
@@ -115,7 +114,7 @@ export function llama(
     },
     normalize: (hidden) => rmsNorm(hidden, stored('model.norm.weight'), normEpsilon),
     logits(normalized) {
-      const head = config.tied ? embedding : stored('lm_head.weight');
+      const head = config.tied ? embedding() : stored('lm_head.weight');
       return quantized ? quantizedLinear(normalized, quantized.head(head)) : linear(normalized, head);
     },
   };

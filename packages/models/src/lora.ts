@@ -62,6 +62,12 @@ export function layerOf(name: string): number | undefined {
   return found ? Number(found[1]) : undefined;
 }
 
+/** Whether a tensor belongs to the layers k .. n - 2 of n. */
+export function isMiddle(name: string, k: number, layerCount: number): boolean {
+  const layer = layerOf(name);
+  return layer !== undefined && layer >= k && layer < layerCount - 1;
+}
+
 /** What belongs to some layers; embeddings and the like belong to none. */
 export function ofLayers<T>(
   named: ReadonlyMap<string, T>,

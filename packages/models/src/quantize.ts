@@ -17,6 +17,7 @@ import {
 } from '@fellrec/graph';
 import { batchOf } from './batch.ts';
 import type { Checkpoint } from './checkpoint/checkpoint.ts';
+import { assertWhole } from './checkpoint/part.ts';
 import { readSafetensorsIndex, readTensor, writeSafetensorsStream } from './checkpoint/safetensors.ts';
 import { type FoldedGroup, foldName, llama, type QuantizedBase } from './llama.ts';
 import { adaptedProjections, projections } from './lora.ts';
@@ -58,6 +59,7 @@ export async function quantizeBase(
   { base, calibration, runtime, cacheDir }: QuantizeOptions,
 ): Promise<QuantizedBase> {
   if (calibration.length === 0) throw new Error('model: a quantised base needs sequences to calibrate on');
+  assertWhole(checkpoint, 'a quantised base');
   const { terms, strength } = settings[base];
   const key = createHash('sha256')
     .update(JSON.stringify([format, checkpoint.hash, strength, calibration]))

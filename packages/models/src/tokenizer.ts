@@ -12,11 +12,14 @@ export interface Tokenizer {
   decode(ids: readonly number[]): string;
 }
 
+/** What a tokenizer is read from; the second may be missing. */
+export const tokenizerFiles = ['tokenizer.json', 'tokenizer_config.json'] as const;
+
 /** @throws if the folder has no usable tokenizer.json. */
 export async function loadTokenizer(directory: string): Promise<Tokenizer> {
-  const file = join(directory, 'tokenizer.json');
+  const [file, configFile] = tokenizerFiles.map((name) => join(directory, name)) as [string, string];
   const tokenizer = await readJson(file, true);
-  const config = await readJson(join(directory, 'tokenizer_config.json'), false);
+  const config = await readJson(configFile, false);
   let library: HuggingFaceTokenizer;
   try {
     library = new HuggingFaceTokenizer(tokenizer, config);

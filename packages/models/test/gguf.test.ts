@@ -5,6 +5,7 @@ import { type Float32Tensor, nodeRuntime } from '@fellrec/graph';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { openCheckpoint } from '../src/checkpoint/checkpoint.ts';
 import { readSafetensors, readTensor } from '../src/checkpoint/safetensors.ts';
+import { cutCheckpoint } from '../src/cut.ts';
 import { fuseAdapter } from '../src/fuse.ts';
 import { languageModel } from '../src/language-model.ts';
 import { readAdapter } from '../src/peft.ts';
@@ -101,6 +102,21 @@ test('without a config.json beside it, it is fused into a folder that opens', as
   await fuseAdapter(await openCheckpoint(source, { cacheDir }), adapter, expected);
   expect((await openCheckpoint(fused, { cacheDir })).config).toEqual(found.config);
   expect(largestDifference(await logits(fused), await logits(expected))).toBe(0);
+});
+
+test('cut, each side has what the dequantised file has', async () => {
+  const found = await opening(ggufFile(metadata, tensors('Q8_0')));
+  let count = 0;
+  for (const side of ['client', 'server'] as const) {
+    const directory = join(folder, `cut-${side}`);
+    await cutCheckpoint(found, { side, k: 1 }, directory);
+    const part = await openCheckpoint(directory, { cacheDir });
+    expect(part).toMatchObject({ config: found.config, hash: found.hash, part: { side, k: 1 } });
+    for (const [name, stored] of part.tensors)
+      expect(await readTensor(stored), name).toEqual(await readTensor(found.tensors.get(name)!));
+    count += part.tensors.size;
+  }
+  expect(count).toBe(found.tensors.size);
 });
 
 test('rows of queries and keys that are not interleaved give other logits', async () => {

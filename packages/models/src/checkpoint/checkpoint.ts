@@ -5,15 +5,21 @@ import type { StoredTensor } from '@fellrec/graph';
 import { type LlamaConfig, parseConfig } from './config.ts';
 import { openGguf } from './gguf.ts';
 import { readJsonObject } from './json.ts';
+import { type ModelPart, modelHash, ofPart, readPart } from './part.ts';
 import type { SafetensorsIndex } from './safetensors.ts';
-import { assertTensors, contentHash, filesOf, readWeights } from './weights.ts';
+import { assertTensors, filesOf, readWeights } from './weights.ts';
 
 export interface Checkpoint {
   readonly config: LlamaConfig;
-  /** By Hugging Face's names. */
+  /** By Hugging Face's names; those of a part, where this is one. */
   readonly tensors: ReadonlyMap<string, StoredTensor>;
-  /** Names the weights: sha256 over configuration, tensor layout and samples of the files' bytes. */
+  /**
+   * Names the weights: sha256 over configuration, tensor layout and samples of the files' bytes. Of a part it is the
+   * whole model's.
+   */
   readonly hash: string;
+  /** Which tensors there are, if not all of the model's. */
+  readonly part?: ModelPart;
   /** Where tokenizer and configuration lie. */
   readonly directory: string;
   /** Tensors of the files that the architecture does not use. */
@@ -26,7 +32,8 @@ export interface OpenOptions {
 }
 
 /**
- * Opens a Hugging Face folder (`model.safetensors`, or sharded with its index), a GGUF file, or a folder with one.
+ * Opens a Hugging Face folder (`model.safetensors`, or sharded with its index), a GGUF file, or a folder with one; or a
+ * folder with a part of a model.
  * @throws if files are missing or damaged, or weights and configuration disagree (all mismatches at once).
  */
 export async function openCheckpoint(path: string, { cacheDir }: OpenOptions): Promise<Checkpoint> {
@@ -59,11 +66,14 @@ async function assemble(
   index: SafetensorsIndex,
   directory: string,
 ): Promise<Checkpoint> {
-  const expected = expectedTensors(config);
-  assertTensors(expected, index, directory);
+  const record = await readPart(directory, config.layerCount);
+  const part = record && { side: record.side, k: record.k };
+  const expected = ofPart(expectedTensors(config), part, config.layerCount);
+  assertTensors(expected, index, directory, part !== undefined);
   const { tensors, others } = index;
   const unused = [...tensors.keys(), ...others.keys()].filter((name) => !expected.has(name));
-  return { config, tensors, hash: await contentHash(config, tensors), directory, unused };
+  const hash = await modelHash(config, tensors, record, directory);
+  return { config, tensors, hash, ...(part && { part }), directory, unused };
 }
 
 function expectedTensors(config: LlamaConfig): Map<string, readonly number[]> {

@@ -14,6 +14,8 @@ import { z } from 'zod';
 const maxHeaderBytes = 100 * 2 ** 20;
 /** Node reads at most 2^31 - 1 bytes at once. */
 const maxReadBytes = 2 ** 30;
+/** Of a tensor that is copied, held at once. */
+const maxPieceBytes = 2 ** 20;
 /** Tensors of other types are only known by their range. */
 const elementBytes: Readonly<Record<string, number | undefined>> = {
   F32: 4,
@@ -28,6 +30,7 @@ const elementBytes: Readonly<Record<string, number | undefined>> = {
 };
 const floatTypes = { F32: 'float32', F16: 'float16', BF16: 'bfloat16' } as const;
 const storedTypes = { ...floatTypes, I8: 'int8' } as const;
+const typeNames = { float32: 'F32', float16: 'F16', bfloat16: 'BF16', int8: 'I8' } as const;
 
 const whole = z.number().int().nonnegative().max(Number.MAX_SAFE_INTEGER);
 const entrySchema = z.object({
@@ -232,12 +235,48 @@ export async function writeSafetensorsStream(
   file: string,
   layout: ReadonlyMap<string, { readonly dtype: 'float32' | 'int8'; readonly dims: readonly number[] }>,
   values: (name: string) => Promise<Float32Array | Int8Array>,
+  metadata?: Record<string, string>,
+): Promise<void> {
+  async function* bytesOf(name: string, dims: readonly number[]) {
+    const data = await values(name);
+    if (data.length !== elementCount(dims))
+      throw new Error(`model: "${name}" for ${basename(file)} has ${data.length} values, not [${dims}]`);
+    yield new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
+  }
+  await writePieces(file, layout, (name, { dims }) => bytesOf(name, dims), metadata);
+}
+
+/** Writes tensors of other files, their bytes as they are. The file appears whole or not at all. */
+export async function copySafetensors(
+  file: string,
+  tensors: ReadonlyMap<string, StoredTensor>,
+): Promise<void> {
+  // As the format's own writer: with the widest types first, all are aligned.
+  const width = ({ dtype }: StoredTensor) => elementBytes[typeNames[dtype]]!;
+  const layout = new Map([...tensors].sort(([, a], [, b]) => width(b) - width(a)));
+  await writePieces(file, layout, (_, stored) => storedPieces(stored));
+}
+
+async function* storedPieces({ file, byteOffset, byteLength }: StoredTensor): AsyncGenerator<Uint8Array> {
+  const handle = await open(file);
+  try {
+    for (let done = 0; done < byteLength; done += maxPieceBytes)
+      yield await readExactly(handle, byteOffset + done, Math.min(byteLength - done, maxPieceBytes), file);
+  } finally {
+    await handle.close();
+  }
+}
+
+async function writePieces<T extends Pick<StoredTensor, 'dtype' | 'dims'>>(
+  file: string,
+  layout: ReadonlyMap<string, T>,
+  piecesOf: (name: string, described: T) => AsyncIterable<Uint8Array>,
   metadata: Record<string, string> = { format: 'pt' },
 ): Promise<void> {
   const header: Record<string, unknown> = { __metadata__: metadata };
   let offset = 0;
   for (const [name, { dtype, dims }] of layout) {
-    const type = dtype === 'int8' ? 'I8' : 'F32';
+    const type = typeNames[dtype];
     const bytes = elementBytes[type]! * elementCount(dims);
     header[name] = { dtype: type, shape: dims, data_offsets: [offset, offset + bytes] };
     offset += bytes;
@@ -252,12 +291,8 @@ export async function writeSafetensorsStream(
   const handle = await open(temporary, 'w');
   try {
     await handle.writeFile(Buffer.concat([length, padded]));
-    for (const [name, { dims }] of layout) {
-      const data = await values(name);
-      if (data.length !== elementCount(dims))
-        throw new Error(`model: "${name}" for ${basename(file)} has ${data.length} values, not [${dims}]`);
-      await handle.writeFile(new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
-    }
+    for (const [name, described] of layout)
+      for await (const piece of piecesOf(name, described)) await handle.writeFile(piece);
     await handle.sync();
     await handle.close();
     await rename(temporary, file);

@@ -37,6 +37,7 @@ export function assertTensors(
   expected: ReadonlyMap<string, readonly number[]>,
   { tensors, others }: SafetensorsIndex,
   directory: string,
+  isPart: boolean,
 ): void {
   const problems: string[] = [];
   for (const [name, dims] of expected) {
@@ -51,9 +52,9 @@ export function assertTensors(
   if (problems.length === 0) return;
   const rest = problems.length - listed;
   const lines = [...problems.slice(0, listed), ...(rest > 0 ? [`and ${rest} more`] : [])];
-  throw new Error(
-    `model: weights and config.json of ${directory} disagree; is this the right config.json?\n  ${lines.join('\n  ')}`,
-  );
+  const files = isPart ? 'weights, part.json and config.json' : 'weights and config.json';
+  const advice = isPart ? 'cut the model again' : 'is this the right config.json?';
+  throw new Error(`model: ${files} of ${directory} disagree; ${advice}\n  ${lines.join('\n  ')}`);
 }
 
 async function readShards(directory: string): Promise<SafetensorsIndex> {

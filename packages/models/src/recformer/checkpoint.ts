@@ -5,6 +5,7 @@ import { mkdir, writeFile } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { type Float32Tensor, float32, type NamedTensors, type StoredTensor } from '@fellrec/graph';
 import { readJsonObject } from '../checkpoint/json.ts';
+import { assertWhole, type ModelPart, modelHash, ofPart, readPart } from '../checkpoint/part.ts';
 import {
   readSafetensorsIndex,
   readTensor,
@@ -24,10 +25,12 @@ import {
 
 export interface RecformerCheckpoint {
   readonly config: RecformerConfig;
-  /** By Hugging Face's names, without prefix. */
+  /** By Hugging Face's names, without prefix; those of a part, where this is one. */
   readonly tensors: ReadonlyMap<string, StoredTensor>;
-  /** Names the weights. */
+  /** Names the weights; of a part it is the whole model's. */
   readonly hash: string;
+  /** Which tensors there are, if not all of the model's. */
+  readonly part?: ModelPart;
   readonly directory: string;
   /** Tensors of the files that the encoder does not use: head, item table, pooler, position ids. */
   readonly unused: readonly string[];
@@ -38,7 +41,7 @@ export interface RecformerCheckpoint {
 /**
  * Opens a folder with a RecFormer, or with a Longformer, RoBERTa or BERT: its local projections then serve as global
  * ones too, every token type has its only or first one's embedding, and item positions begin at 0, so that the start
- * encodes as its source does.
+ * encodes as its source does. Or a folder with a part of a RecFormer.
  * @throws if files are missing or damaged, or weights and configuration disagree (all mismatches at once).
  */
 export async function openRecformer(
@@ -74,18 +77,25 @@ export async function openRecformer(
         `model: ${configFile}: the ${name} token is ${id}, the vocabulary has ${config.vocabularySize}`,
       );
   const named = withoutPrefixes(index, path);
-  assertTensors(sourceTensors({ config, family, typeRows: parsed.typeRows }), named.index, path);
+  const { layerCount } = config;
+  const record = await readPart(path, layerCount);
+  if (record && family !== 'recformer')
+    throw new Error(`model: ${path} is a part of a RecFormer, its config.json of a ${family}; cut it again`);
+  const part = record && { side: record.side, k: record.k };
+  const needed = ofPart(sourceTensors({ config, family, typeRows: parsed.typeRows }), part, layerCount);
+  assertTensors(needed, named.index, path, part !== undefined);
   const tensors =
     family === 'recformer'
       ? named.index.tensors
       : await asStart(named.index.tensors, config, family, cacheDir);
-  const expected = recformerTensors(config);
+  const expected = ofPart(recformerTensors(config), part, layerCount);
   const used = new Map([...expected.keys()].map((name) => [name, tensors.get(name)!]));
   const unused = [...named.originals].flatMap(([name, original]) => (expected.has(name) ? [] : [original]));
   return {
     config,
     tensors: used,
-    hash: await contentHash(config, used),
+    hash: await modelHash(config, used, record, path),
+    ...(part && { part }),
     directory: resolve(path),
     unused,
     family,
@@ -101,9 +111,10 @@ export async function holdsEncoder(path: string): Promise<boolean> {
 }
 
 /** All tensors as float32, to be trained. */
-export async function readParameters({ tensors }: RecformerCheckpoint): Promise<NamedTensors> {
+export async function readParameters(checkpoint: RecformerCheckpoint): Promise<NamedTensors> {
+  assertWhole(checkpoint, 'training all tensors');
   const parameters = new Map<string, Float32Tensor>();
-  for (const [name, stored] of tensors) parameters.set(name, await readTensor(stored));
+  for (const [name, stored] of checkpoint.tensors) parameters.set(name, await readTensor(stored));
   return parameters;
 }
 

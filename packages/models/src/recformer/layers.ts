@@ -11,16 +11,16 @@ import {
   linear,
   plus,
   reshape,
-  type StoredTensor,
   scale,
   slice,
   type Value,
   weight,
 } from '@fellrec/graph';
+import { tensorOf } from '../checkpoint/part.ts';
 import type { Attended, LayeredModel } from '../layered-model.ts';
 import type { LoraGraph } from '../lora.ts';
 import { type FirstAttention, firstAttention, type Projected } from './attention.ts';
-import type { RecformerConfig } from './config.ts';
+import type { RecformerCheckpoint } from './checkpoint.ts';
 
 /** What is known of each token, int64 [tokens] each. */
 export interface EncoderTokens {
@@ -53,14 +53,12 @@ export const wordTable = 'embeddings.word_embeddings.weight';
 
 /** The graph of a checkpoint: its weights stay in their files, but for those that `trained` has as inputs. */
 export function recformer(
-  {
-    config,
-    tensors,
-  }: { readonly config: RecformerConfig; readonly tensors: ReadonlyMap<string, StoredTensor> },
+  checkpoint: RecformerCheckpoint,
   trained: ReadonlyMap<string, Value> = new Map(),
 ): LayeredModel<EncoderTokens, EncoderContext> {
+  const { config } = checkpoint;
   const { headDim, normEpsilon } = config;
-  const get = (name: string) => trained.get(name) ?? weight(name, tensors.get(name)!);
+  const get = (name: string) => trained.get(name) ?? weight(name, tensorOf(checkpoint, name));
   const norm = (path: string, x: Value) =>
     layerNorm(x, get(`${path}.weight`), get(`${path}.bias`), normEpsilon);
 
