@@ -32,6 +32,7 @@ import {
   readTokens,
   runStateAfter,
   type ServerMetrics,
+  type ServerReadings,
   serverLog,
   serverMetrics,
   turns,
@@ -98,9 +99,10 @@ export async function serve(config: Config, o: ServeOptions): Promise<RunResult>
   const quorum = o.quorum ?? expected.length;
   const runtime = runtimeOf(config);
   const model = await openModel(config, runtime);
-  const metrics = serverMetrics();
+  let server: OpenServer | undefined;
+  const metrics = serverMetrics(() => server?.readings());
   let state: RunState = { ...beforeRun, rounds: config.federation.rounds };
-  const server = await open(config, model, { ...o, expected, quorum }, identities, metrics, () => state);
+  server = await open(config, model, { ...o, expected, quorum }, identities, metrics, () => state);
   const { stopped, work } = stopping(o.signal);
   try {
     o.onListening?.(server.listening.address);
@@ -177,6 +179,7 @@ function assertOptions(o: ServeOptions, expected: readonly string[]): void {
 interface OpenServer {
   readonly listening: Listening;
   readonly federation: FederationServer;
+  readings(): ServerReadings;
   /** Once no client has a session any more. */
   left(): Promise<void>;
   close(): Promise<void>;
@@ -206,10 +209,7 @@ async function open(
     open: (session, taskId) => middles.open(session.facts.layersKept, taskId),
     limits: { bytes: o.maxBytes, tokens: o.maxTokens },
     cacheSeconds,
-    onCall: () => {
-      metrics.queueLength.set(shared.queueLength());
-      metrics.heldBytes.set(layers.heldBytes());
-    },
+    onCall: (call) => metrics.layers(call),
   });
   sessions.onEnd(({ id }) => {
     // A call of it that still runs ends first; what that fails with is the call's.
@@ -250,6 +250,11 @@ async function open(
   return {
     listening,
     federation,
+    readings: () => ({
+      clientsJoined: sessions.count(),
+      queueLength: shared.queueLength(),
+      heldBytes: layers.heldBytes(),
+    }),
     left: () => sessions.empty(),
     async close() {
       const closed = listening.close();

@@ -22,7 +22,13 @@ export {
 export { type LayersServer, layersService } from './server/layers-service.ts';
 export type { ServedLayers } from './server/layers-session.ts';
 export { type Listening, type ListenOptions, listen } from './server/listen.ts';
-export { type LogLevel, type ServerMetrics, serverLog, serverMetrics } from './server/metrics.ts';
+export {
+  type LogLevel,
+  type ServerMetrics,
+  type ServerReadings,
+  serverLog,
+  serverMetrics,
+} from './server/metrics.ts';
 export { notFound, notNow } from './server/refusals.ts';
 export type { MiddleParameters, RemoteClient } from './server/remote-client.ts';
 export { beforeRun, type RunState, runStateAfter } from './server/run-state.ts';

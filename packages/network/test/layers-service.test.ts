@@ -182,16 +182,14 @@ describe('the layers service', () => {
 
   it('refuses more requests of a session at once than retries explain', async () => {
     let go = () => {};
-    const { client, layers, server } = await begun(
+    const { client, layers } = await begun(
       toyLayers({ wait: () => new Promise((resolve) => (go = resolve)) }),
     );
     const waiting = [2n, 2n, 2n, 2n].map((step) => client.forward(forwardOf(step)));
     await new Promise((resolve) => setTimeout(resolve, 10));
-    expect(server.queueLength()).toBe(4);
     expect(await refusal(client.forward(forwardOf(2n)), Code.ResourceExhausted)).toMatch(/try again/);
     go();
     await Promise.all(waiting);
-    expect(server.queueLength()).toBe(0);
     await client.forward(forwardOf(2n));
     expect(layers.forwards.length).toBe(1);
   });

@@ -80,8 +80,6 @@ export interface LayersServer {
   end(sessionId: string): Promise<void>;
   /** Bytes held for all sessions. */
   heldBytes(): number;
-  /** Requests that are being done or wait. */
-  queueLength(): number;
 }
 
 /** A `LayersService`, and what frees it of sessions that are over. */
@@ -150,7 +148,6 @@ export function layersService<S extends OpenSession>(options: LayersServiceOptio
       ),
     },
     heldBytes,
-    queueLength: () => [...sessions.values()].reduce((sum, { requests }) => sum + requests, 0),
     async end(sessionId) {
       try {
         await sessions.get(sessionId)?.end();

@@ -79,11 +79,6 @@ export class LayersSession {
     return (this.#layers?.heldBytes ?? 0) + (this.#last?.bytes ?? 0) + this.#roomBytes;
   }
 
-  /** Requests that are being done or wait. */
-  get requests(): number {
-    return this.#requests;
-  }
-
   get kept(): Kept {
     return this.#kept;
   }

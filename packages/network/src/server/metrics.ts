@@ -56,12 +56,8 @@ export interface ServerMetrics {
   readonly rounds: Counter;
   /** The present round, from 0. */
   readonly round: Gauge;
-  /** Clients with an open session. */
-  readonly clientsJoined: Gauge;
-  /** Requests that wait for the middle layers. */
-  readonly queueLength: Gauge;
-  /** Bytes that the server keeps for its clients. */
-  readonly heldBytes: Gauge;
+  /** Counts what a call of the middle layers took and gave, in bytes of activations. */
+  layers(call: { readonly bytesIn: number; readonly bytesOut: number }): void;
   /** Counts an RPC that has ended. */
   observe(call: Call, seconds: number): void;
   /** Everything in Prometheus' text format. */
@@ -69,14 +65,41 @@ export interface ServerMetrics {
   readonly contentType: string;
 }
 
+/** What is read when somebody asks. */
+export interface ServerReadings {
+  /** Clients with an open session. */
+  readonly clientsJoined: number;
+  /** Passes that wait for the middle layers. */
+  readonly queueLength: number;
+  /** Bytes that the middle layers keep for clients. */
+  readonly heldBytes: number;
+}
+
 /** Metrics of one server, in a registry of its own. */
-export function serverMetrics(): ServerMetrics {
+export function serverMetrics(readings: () => ServerReadings | undefined = () => undefined): ServerMetrics {
   const registry = new Registry();
   const registers = [registry];
-  const gauge = (name: string, help: string) => new Gauge({ name, help, registers });
+  const reading = (name: string, help: string, of: keyof ServerReadings) =>
+    new Gauge({
+      name,
+      help,
+      registers,
+      collect() {
+        this.set(readings()?.[of] ?? 0);
+      },
+    });
+  reading('fellrec_clients_joined', 'Clients with an open session', 'clientsJoined');
+  reading('fellrec_queue_length', 'Passes that wait for the middle layers', 'queueLength');
+  reading('fellrec_held_bytes', 'Bytes that the middle layers keep for clients', 'heldBytes');
   const bytes = new Counter({
     name: 'fellrec_rpc_bytes_total',
     help: 'Bytes of RPC bodies',
+    labelNames: ['direction'],
+    registers,
+  });
+  const activations = new Counter({
+    name: 'fellrec_activation_bytes_total',
+    help: 'Bytes of activations and their gradients through the middle layers',
     labelNames: ['direction'],
     registers,
   });
@@ -104,10 +127,11 @@ export function serverMetrics(): ServerMetrics {
   });
   return {
     rounds: new Counter({ name: 'fellrec_rounds_total', help: 'Rounds that are over', registers }),
-    round: gauge('fellrec_round', 'The present round, from 0'),
-    clientsJoined: gauge('fellrec_clients_joined', 'Clients with an open session'),
-    queueLength: gauge('fellrec_queue_length', 'Requests that wait for the middle layers'),
-    heldBytes: gauge('fellrec_held_bytes', 'Bytes kept for clients'),
+    round: new Gauge({ name: 'fellrec_round', help: 'The present round, from 0', registers }),
+    layers({ bytesIn, bytesOut }) {
+      activations.inc({ direction: 'received' }, bytesIn);
+      activations.inc({ direction: 'sent' }, bytesOut);
+    },
     observe({ method, code, receivedBytes, sentBytes }, taken) {
       seconds.observe({ method }, taken);
       bytes.inc({ direction: 'received' }, receivedBytes);

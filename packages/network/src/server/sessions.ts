@@ -35,6 +35,8 @@ export interface Sessions {
   /** It is not idle: a request that takes long is at work. */
   touch(session: Session): void;
   leave(session: Session): void;
+  /** Sessions that are open. */
+  count(): number;
   /** Told of every session that ends from now on. */
   onEnd(listener: (session: Session) => void): void;
   /** Resolves as soon as no session is open. */
@@ -110,6 +112,7 @@ export function openSessions({ maxSessions, idleSeconds }: SessionsOptions): Ses
       const open = sessions.get(id);
       if (open) end(open, unknownSession());
     },
+    count: () => sessions.size,
     onEnd(listener) {
       listeners.push(listener);
     },
