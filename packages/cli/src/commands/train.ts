@@ -37,6 +37,10 @@ function popularity({ popularityCosine: cosine }: RunResult): string {
 /** What did not fit the context; empty if everything did. */
 export function droppedHistory({ clients, truncatedTests }: RunResult): string {
   const samples = clients.reduce((n, { truncated }) => n + truncated, 0);
-  if (samples + truncatedTests === 0) return '';
-  return `${samples} training samples and ${truncatedTests} test prompts were longer than the context; their oldest history was dropped.`;
+  const parts = [
+    samples > 0 && `${samples} training samples`,
+    truncatedTests > 0 && `${truncatedTests} test prompts`,
+  ].filter((part) => typeof part === 'string');
+  if (parts.length === 0) return '';
+  return `${parts.join(' and ')} were longer than the context; their oldest history was dropped.`;
 }
