@@ -1,6 +1,6 @@
 // A client of a run on a server: it has the data, its layers of the model and its credentials, and does what it is asked.
-import { rename, rm } from 'node:fs/promises';
 import { resolve } from 'node:path';
+import { placeWhole } from '@fellrec/federation';
 import type { NamedTensors } from '@fellrec/graph';
 import { describePart } from '@fellrec/models';
 import {
@@ -108,9 +108,8 @@ export async function join(options: JoinOptions): Promise<JoinResult> {
         async test(parameters, context) {
           const found = await worker.test(parameters, context);
           result = { metrics: found.metrics, testUsers: found.users };
-          if (o.output !== undefined) {
+          if (o.output !== undefined)
             await placeWhole(resolve(o.output), (aside) => backend.format.write(aside, parameters));
-          }
           return found;
         },
       },
@@ -134,15 +133,6 @@ function layersKept(
   throw new Error(
     `join: a client that keeps ${k} layers and the last one cannot work with ${directory}: it is ${describePart(part, config.layerCount)}`,
   );
-}
-
-/** Puts a folder in its place once it is written: whoever ends this process leaves the one before or none. */
-async function placeWhole(folder: string, write: (aside: string) => Promise<void>): Promise<void> {
-  const aside = `${folder}.tmp`;
-  await rm(aside, { recursive: true, force: true });
-  await write(aside);
-  await rm(folder, { recursive: true, force: true });
-  await rename(aside, folder);
 }
 
 /** The run's settings, with what is the client's own. @throws if the server sent something else than settings */
