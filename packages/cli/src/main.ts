@@ -133,7 +133,7 @@ export function program(): Command {
     .option(...json)
     .action(async (folder, options) => (await import('./commands/data.ts')).runStats(folder, options));
 
-  const model = root.command('model').description('describe and verify checkpoints');
+  const model = root.command('model').description('describe, verify and cut checkpoints');
   model
     .command('info')
     .description('shape, parameters and unused tensors of a checkpoint')

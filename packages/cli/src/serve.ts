@@ -11,7 +11,7 @@ import {
   openRun,
   type RunStore,
 } from '@fellrec/federation';
-import { type NamedTensors, rowProducts } from '@fellrec/graph';
+import { type NamedTensors, nodeRuntime, rowProducts } from '@fellrec/graph';
 import { isMiddle } from '@fellrec/models';
 import {
   authenticator,
@@ -40,12 +40,12 @@ import {
 import { meanMetrics, spread } from '@fellrec/recsys';
 import { type ModelParts, openModel } from './backends.ts';
 import { type Config, ConfigError } from './config.ts';
-import { runtimeOf, strategyOf } from './experiment.ts';
+import { strategyOf } from './experiment.ts';
 import { type ItemTables, itemTables } from './item-tables.ts';
 import { servedMiddles } from './middles.ts';
 import { type Progress, silent } from './progress.ts';
 import { holds, middleOptions } from './split.ts';
-import { type ClientResult, type RunResult, runDirectory, writeResult } from './train.ts';
+import { type ClientResult, type RunResult, readPartition, runDirectory, writeResult } from './train.ts';
 
 export interface ServeOptions {
   readonly host: string;
@@ -94,10 +94,12 @@ export async function serve(config: Config, o: ServeOptions): Promise<RunResult>
   const progress = o.progress ?? silent;
   const tokens = o.tokens === undefined ? undefined : await readTokens(o.tokens);
   const identities = authenticator({ ...(tokens && { tokens }), clientCa: o.clientCa !== undefined });
-  const expected = o.clients ?? identities.clients;
+  const begun = await begunBy(runDirectory(config), o);
+  const expected = begun ?? o.clients ?? identities.clients;
   assertOptions(o, expected);
   const quorum = o.quorum ?? expected.length;
-  const runtime = runtimeOf(config);
+  // It shares the cores with what else runs here, and has several programs itself.
+  const runtime = nodeRuntime({ ...(config.threads && { threads: config.threads }), spinning: false });
   const model = await openModel(config, runtime);
   let server: OpenServer | undefined;
   const metrics = serverMetrics(() => server?.readings());
@@ -107,7 +109,7 @@ export async function serve(config: Config, o: ServeOptions): Promise<RunResult>
   try {
     o.onListening?.(server.listening.address);
     const clients = await Promise.race([server.federation.joined(), stopped]);
-    const store = await openStore(config, model, clients, o);
+    const store = await openStore(config, model, clients, begun !== undefined, o.force);
     const products = rowProducts(runtime);
     try {
       const all = await model.initialParameters(config.seed);
@@ -285,11 +287,29 @@ function readPem(file: string): Promise<string> {
   });
 }
 
+/**
+ * Clients of the run that goes on; undefined if one begins. Stopped before all clients were there, it has not begun.
+ * @throws if there is a run that is neither to go on nor to be replaced
+ */
+async function begunBy(
+  directory: string,
+  { resume = false, force = false }: ServeOptions,
+): Promise<readonly string[] | undefined> {
+  if (!existsSync(join(directory, 'config.json')) || force) return undefined;
+  if (!resume)
+    throw new Error(
+      `run: ${directory} exists; go on with it (--resume), replace it (--force) or choose another name`,
+    );
+  const { clients } = await readPartition(directory);
+  return clients.map(({ name }) => name);
+}
+
 async function openStore(
   config: Config,
   { checkpoint, format }: ModelParts,
   clients: readonly RemoteClient[],
-  { resume = false, force = false }: ServeOptions,
+  hasBegun: boolean,
+  force = false,
 ): Promise<RunStore> {
   const directory = runDirectory(config);
   const { data: _, ...settings } = config;
@@ -298,9 +318,7 @@ async function openStore(
     method: 'remote',
     clients: clients.map(({ name, facts }) => ({ name, ...facts })),
   };
-  // Stopped before all clients were there, it has not begun.
-  const hasBegun = existsSync(join(directory, 'config.json'));
-  return resume && hasBegun
+  return hasBegun
     ? openRun(directory, format, record)
     : createRun(directory, { config: record, clients: members, force }, format);
 }

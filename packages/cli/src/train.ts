@@ -285,11 +285,15 @@ export async function readRun(directory: string): Promise<StoredRun> {
     throw new Error(`run: ${directory} is no run (it has no config.json)`, { cause });
   });
   const stored = JSON.parse(text) as Record<string, unknown>;
+  if (stored.clients === 'remote')
+    throw new Error(
+      `run: the clients of ${directory} are remote, and their data is with them; their best parameters are in ${join(directory, 'best')}`,
+    );
   const { dataset: _, modelHash: __, ...config } = stored;
   return { config: parseConfig(config, file), partition: await readPartition(directory), stored };
 }
 
-async function readPartition(directory: string): Promise<Partition> {
+export async function readPartition(directory: string): Promise<Partition> {
   const file = join(directory, 'clients.json');
   const text = await readFile(file, 'utf8').catch((cause) => {
     throw new Error(

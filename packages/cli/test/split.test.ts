@@ -1,6 +1,6 @@
 // Clients that keep some layers, in one process: with the middle's adapter trained it is the training of the whole model,
 // without it the client has no part in these layers; different clients may keep different ones.
-import { copyFile } from 'node:fs/promises';
+import { copyFile, mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { readAdapter, writeRandomRecformer } from '@fellrec/models';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
@@ -88,6 +88,21 @@ test.each([
   const { code, stderr } = await fellrec('train', '-c', config);
   expect(code).toBe(2);
   expect(stderr).toMatch(message);
+});
+
+test('a run of remote clients has no data here', async () => {
+  const run = place.run('remote');
+  await mkdir(run, { recursive: true });
+  await writeFile(join(run, 'config.json'), JSON.stringify({ name: 'remote', clients: 'remote' }));
+  const history = ['--client', 'client-0', '--history', 'x'];
+  for (const argv of [
+    ['evaluate', run],
+    ['recommend', run, ...history],
+  ]) {
+    const { code, stderr } = await fellrec(...argv);
+    expect(code).toBe(1);
+    expect(stderr).toMatch(/are remote, and their data is with them/);
+  }
 });
 
 test('what cannot be cut is refused', async () => {

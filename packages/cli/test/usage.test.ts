@@ -33,7 +33,7 @@ test('help lists the commands and the exit codes', async () => {
       join [options] <server>    take part in a run on a server with data of your
                                  own
       data                       import data and describe it
-      model                      describe and verify checkpoints
+      model                      describe, verify and cut checkpoints
       bench                      measure speed and memory
       keys [options]             make certificates and tokens to try a federation
                                  over a network with

@@ -59,6 +59,16 @@ test('what is written is read again and written to the same bytes', async () => 
   `);
 });
 
+test('an adapter of some layers says which', async () => {
+  const lora = { rank: 2, alpha: 4, dropout: 0, targetModules: projections, layers: [0, 3] };
+  const adapter = { config: lora, tensors: initialAdapter(config, lora, 1) };
+  expect([...adapter.tensors.keys()].every((name) => /layers\.[03]\./.test(name))).toBe(true);
+  const directory = join(folder, 'some');
+  await writeAdapter(directory, adapter, 'org/model');
+  expect(await readAdapter(directory)).toEqual(adapter);
+  expect(readJson(join(directory, 'adapter_config.json'))).toMatchObject({ layers_to_transform: [0, 3] });
+});
+
 test('a configuration as peft 0.21 writes it is read', async () => {
   const directory = join(folder, 'complete');
   cpSync(join(fixture('llama-gqa-tied'), 'adapter'), directory, { recursive: true });
@@ -128,7 +138,8 @@ describe('refused', () => {
     [{ bias: 'all' }, '→ at bias'],
     [{ init_lora_weights: 'pissa' }, 'adapters that change the base weights (PiSSA'],
     [{ kasa_config: { beta: 1 } }, 'KaSA is not supported'],
-    [{ layers_to_transform: [0] }, '→ at layers_to_transform'],
+    [{ layers_to_transform: [0] }, 'is there, but layers_to_transform is 0'],
+    [{ layers_to_transform: 'all' }, '→ at layers_to_transform'],
     [{ exclude_modules: ['v_proj'] }, '→ at exclude_modules'],
     [{ lora_dropout: 1 }, '→ at lora_dropout'],
     [{ fan_in_fan_out: true }, '→ at fan_in_fan_out'],

@@ -13,7 +13,7 @@ export interface NodeRuntimeOptions {
   /** Threads that one program computes with; as many as there are cores if absent. */
   readonly threads?: number;
   /**
-   * Whether idle threads wait for the next operator by spinning (default true): a little faster for a program alone,
+   * Whether threads go on spinning after a run, for the next one (default true): a little faster for a program alone,
    * far slower where several programs or processes take turns.
    */
   readonly spinning?: boolean;
@@ -42,7 +42,7 @@ export function nodeRuntime({
           session: {
             model_external_initializers_file_folder_path: folder,
             ...(!prepack && { disable_prepacking: '1' }),
-            ...(!spinning && { intra_op: { allow_spinning: '0' } }),
+            ...(!spinning && { force_spinning_stop: '1' }),
           },
         },
       });
