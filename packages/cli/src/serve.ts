@@ -81,7 +81,7 @@ export interface ServeOptions {
 }
 
 /** The server was told to stop before the run was over. */
-export class Stopped extends Error {}
+class Stopped extends Error {}
 
 const cacheSeconds = 300;
 /** A client says nothing while it computes a step of its own. */

@@ -60,6 +60,7 @@ test('what is written is read again and written to the same bytes', async () => 
 });
 
 test('an adapter of some layers says which', async () => {
+  const { config } = await openCheckpoint(fixture('llama-gqa-tied'), { cacheDir: folder });
   const lora = { rank: 2, alpha: 4, dropout: 0, targetModules: projections, layers: [0, 3] };
   const adapter = { config: lora, tensors: initialAdapter(config, lora, 1) };
   expect([...adapter.tensors.keys()].every((name) => /layers\.[03]\./.test(name))).toBe(true);
