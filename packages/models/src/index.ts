@@ -52,7 +52,7 @@ export {
 export { writeRandomRecformer } from './recformer/random-start.ts';
 export { sentenceVectors } from './recformer/sentences.ts';
 export { type Fitted, itemSequence, type TokenisedItem } from './recformer/sequence.ts';
-export type { CutModel, LayerRange, Trained } from './split/cut-model.ts';
+export type { CutModel, EmbeddedTokens, LayerRange, Trained } from './split/cut-model.ts';
 export { splitEncoder } from './split/encoder.ts';
 export { splitLanguageModel } from './split/language-model.ts';
 export {

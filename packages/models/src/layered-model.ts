@@ -28,6 +28,8 @@ export interface LayerContext {
 /** `Tokens` is what the embedding reads, `Context` what a layer reads besides hidden states. */
 export interface LayeredModel<Tokens, Context> {
   readonly layerCount: number;
+  /** The table of token embeddings, [vocabulary, d]. */
+  words(): Value;
   /** Tokens to hidden states. */
   embed(tokens: Tokens): Value;
   /**

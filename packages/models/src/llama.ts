@@ -95,6 +95,7 @@ export function llama(checkpoint: Checkpoint, quantized?: QuantizedBase): Causal
 
   return {
     layerCount: config.layerCount,
+    words: embedding,
     embed: (ids) => gather(embedding(), ids), // [tokens, d]
     layer(index, hidden, context, rows) {
       const path = `layers.${index}`;

@@ -190,6 +190,7 @@ describe('cut into three programs', () => {
     const upstream = input('upstream', 'float32', [rows, checkpoint.config.hiddenSize]);
     /** Layers `from` to before `to`, over hidden states from another program. */
     const layers = (from: number, to: number, embed: Encoder['embed'] = () => hidden): Encoder => ({
+      ...whole,
       layerCount: to - from,
       embed,
       layer: (index, ...rest) => whole.layer(from + index, ...rest),

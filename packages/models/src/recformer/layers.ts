@@ -115,6 +115,7 @@ export function recformer(
 
   return {
     layerCount: config.layerCount,
+    words: () => get(wordTable),
     embed({ ids, words, positions, tokenTypes, itemPositions }) {
       const row = (table: string, indices: Value) => gather(get(`embeddings.${table}.weight`), indices);
       const sum = [

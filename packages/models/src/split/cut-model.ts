@@ -4,6 +4,7 @@ import type { Feeds, NamedTensors, Outputs, Tensor, Value } from '@fellrec/graph
 import type { DecodingCache } from '../decoding.ts';
 import type { LayeredModel } from '../layered-model.ts';
 import type { AdaptedProjections, LoraConfig } from '../lora.ts';
+import type { ItemSequence } from '../recformer/batch.ts';
 import type { MiddleDropout, TokenLayout } from './middle.ts';
 
 /** Layers from .. to - 1. */
@@ -54,9 +55,23 @@ export interface LayerOptions {
   readonly training: boolean;
 }
 
+/** A sequence as the embeddings read it; the types and positions of items are an encoder's. */
+export type EmbeddedTokens = Pick<ItemSequence, 'ids'> & Partial<ItemSequence>;
+
 export interface CutModel {
   readonly layerCount: number;
   readonly hiddenSize: number;
+  readonly vocabularySize: number;
+  /** The table of token embeddings, [vocabulary, d]. */
+  words(): Value;
+  /** The graph of the embeddings: `states`, [tokens, d]. */
+  embedding(): Outputs;
+  /** How sequences lie side by side; what they begin with alike is there once, where that can be. */
+  layout(sequences: readonly EmbeddedTokens[]): TokenLayout;
+  /** What the embeddings are fed for sequences in a layout. */
+  embeddingFeeds(sequences: readonly EmbeddedTokens[], layout: TokenLayout): Feeds;
+  /** Scores of all tokens by hidden states [n, d] after the last layer, [n, vocabulary]; an encoder's are its word table's. */
+  head(hidden: Value): Value;
   adapted(lora: LoraConfig): AdaptedProjections;
   /** What is wrong with a layout; undefined if nothing is. */
   problem(layout: TokenLayout): string | undefined;

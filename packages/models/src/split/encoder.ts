@@ -128,6 +128,7 @@ export function splitEncoder({
     });
     const lastLayer: Encoder = {
       layerCount: 1,
+      words: model.words,
       embed: () => hidden,
       layer: (_, ...rest) => model.layer(last, ...rest),
     };

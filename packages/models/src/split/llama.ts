@@ -12,7 +12,7 @@ import {
   type Value,
 } from '@fellrec/graph';
 import { selfAttention } from '../attention.ts';
-import { batchOf, dropoutFeeds } from '../batch.ts';
+import { batchOf, dropoutFeeds, sharedPrefix } from '../batch.ts';
 import type { LlamaConfig } from '../checkpoint/config.ts';
 import { decodingCache } from '../decoding.ts';
 import type { Attended, CausalModel, LayerContext } from '../layered-model.ts';
@@ -36,6 +36,22 @@ export function llamaCut(model: CausalModel, config: LlamaConfig): CutModel {
   return {
     layerCount: config.layerCount,
     hiddenSize: config.hiddenSize,
+    vocabularySize: config.vocabularySize,
+    words: model.words,
+    embedding: () => ({ states: model.embed(input('ids', 'int64', ['tokens'])) }),
+    layout(sequences) {
+      const prefix = sharedPrefix(sequences);
+      const lengths = sequences.map(({ ids }) => ids.length);
+      return { lengths, prefix, time: batchOf(config, sequences, { prefix }).time };
+    },
+    embeddingFeeds(sequences, { time, prefix }) {
+      const own = sequences.flatMap(({ ids }) =>
+        Array.from({ length: time }, (_, t) => ids[prefix + t] ?? 0),
+      );
+      const all = [...(sequences[0]?.ids.slice(0, prefix) ?? []), ...own];
+      return { ids: int64(all, [all.length]) };
+    },
+    head: (hidden) => model.logits(model.normalize(hidden)),
     adapted: (lora) => adaptedProjections(config, lora),
     problem({ lengths }) {
       const longest = Math.max(...lengths);

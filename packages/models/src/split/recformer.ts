@@ -1,7 +1,13 @@
 // RecFormer cut between layers.
-import { input, times, type Value } from '@fellrec/graph';
+import { input, linear, times, type Value } from '@fellrec/graph';
 import { loraGraph, ofLayers } from '../lora.ts';
-import { type AttentionForm, attentionForm, layoutFeeds, lengthStepOf } from '../recformer/batch.ts';
+import {
+  type AttentionForm,
+  attentionForm,
+  encoderBatch,
+  layoutFeeds,
+  lengthStepOf,
+} from '../recformer/batch.ts';
 import type { RecformerCheckpoint } from '../recformer/checkpoint.ts';
 import { adaptedEncoderProjections } from '../recformer/config.ts';
 import { encoderDropout } from '../recformer/dropout.ts';
@@ -16,9 +22,28 @@ export function recformerCut(
     attentionForm(Math.max(...lengths), checkpoint.config),
 ): CutModel {
   const { config } = checkpoint;
+  const whole = recformer(checkpoint);
   return {
     layerCount: config.layerCount,
     hiddenSize: config.hiddenSize,
+    vocabularySize: config.vocabularySize,
+    words: whole.words,
+    // The form has no part in the embeddings.
+    embedding: () => ({ states: whole.embed(sequenceGraph(config, 'dense').tokens) }),
+    layout(sequences) {
+      const lengths = sequences.map(({ ids }) => ids.length);
+      const step = lengthStepOf(config, formOf(lengths));
+      return { lengths, time: Math.ceil(Math.max(...lengths) / step) * step, prefix: 0 };
+    },
+    embeddingFeeds(sequences, { lengths }) {
+      const typed = sequences.map(({ ids, tokenTypes, itemPositions }) => ({
+        ids,
+        tokenTypes: tokenTypes ?? ids.map(() => 0),
+        itemPositions: itemPositions ?? ids.map(() => 0),
+      }));
+      return encoderBatch(config, typed, formOf(lengths)).feeds;
+    },
+    head: (hidden) => linear(hidden, whole.words()),
     adapted: (lora) => adaptedEncoderProjections(config, lora),
     problem({ lengths, time, prefix }) {
       const longest = Math.max(...lengths);
