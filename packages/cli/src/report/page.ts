@@ -1,0 +1,88 @@
+// A report: one HTML file that loads nothing, made of sections.
+import { randomUUID } from 'node:crypto';
+import { open, rename, rm } from 'node:fs/promises';
+import { Html, html } from './html.ts';
+
+export interface Section {
+  readonly title: string;
+  readonly body: Html;
+}
+
+// Charts take their text's colour from the page, and their series' colours read on both backgrounds (chart.ts).
+export const backgrounds = { light: '#ffffff', dark: '#14171c' } as const;
+
+const style = `
+:root { color-scheme: light dark; --text: #1b1f24; --quiet: #59626d; --line: #d5dae0; --raised: #f3f5f7; --page: ${backgrounds.light}; }
+@media (prefers-color-scheme: dark) {
+  :root { --text: #e4e7eb; --quiet: #9aa4b0; --line: #363c45; --raised: #1e232a; --page: ${backgrounds.dark}; }
+}
+* { box-sizing: border-box; }
+body { margin: 0 auto; padding: 1rem; max-width: 62rem; background: var(--page); color: var(--text);
+  font: 1rem/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
+h1, h2, h3 { line-height: 1.25; }
+section { border-top: 1px solid var(--line); margin-top: 2rem; }
+a { color: inherit; }
+.quiet, figcaption, caption { color: var(--quiet); }
+.finding { background: var(--raised); border-left: 0.3rem solid currentColor; padding: 0.75rem 1rem; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: 0.2rem 1rem; }
+dt { color: var(--quiet); }
+dd { margin: 0; }
+figure { margin: 1.5rem 0; }
+figcaption, caption { font-size: 0.9rem; text-align: left; }
+.scroll { overflow: auto; max-height: 36rem; margin: 1rem 0; }
+figure .scroll { max-height: none; }
+svg { display: block; width: 100%; min-width: 30rem; max-width: 48rem; height: auto; }
+table { border-collapse: collapse; font-size: 0.9rem; font-variant-numeric: tabular-nums; overflow-wrap: normal; }
+caption { padding-bottom: 0.3rem; }
+th, td { padding: 0.25rem 0.75rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
+tbody th, th.row { text-align: left; font-weight: normal; }
+tbody th { white-space: normal; min-width: 4rem; vertical-align: top; }
+thead th { position: sticky; top: 0; background: var(--page); font-weight: 600; }
+tbody tr:hover > * { background: var(--raised); }
+@media print { .scroll { overflow: visible; max-height: none; } }
+`;
+
+/** The whole file's text. The policy in its head forbids browsers to load anything or to run scripts. */
+export function page(title: string, sections: readonly Section[]): string {
+  const contents =
+    sections.length < 2
+      ? undefined
+      : html`<nav><ul>${sections.map((section, i) => html`<li><a href="#section-${i + 1}">${section.title}</a></li>`)}</ul></nav>\n`;
+  return html`<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'">
+<title>${title}</title>
+<style>${new Html(style)}</style>
+</head>
+<body>
+<h1>${title}</h1>
+${contents}${sections.map(
+  (section, i) => html`<section id="section-${i + 1}">
+<h2>${section.title}</h2>
+${section.body}</section>
+`,
+)}</body>
+</html>
+`.markup;
+}
+
+/** Writes the report, whole or not at all: a report that is there already stays until the new one is complete. */
+export async function writeReport(file: string, title: string, sections: readonly Section[]): Promise<void> {
+  const aside = `${file}.${randomUUID()}.tmp`;
+  try {
+    const handle = await open(aside, 'w');
+    try {
+      await handle.writeFile(page(title, sections));
+      await handle.sync();
+    } finally {
+      await handle.close();
+    }
+    await rename(aside, file);
+  } catch (cause) {
+    await rm(aside, { force: true });
+    throw new Error(`report: cannot write ${file}: ${(cause as Error).message}`, { cause });
+  }
+}
