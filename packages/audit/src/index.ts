@@ -1,1 +1,5 @@
+export { type AuditedModel, auditedModel, depths } from './layerwise.ts';
+export type { Release, StudyOptions } from './options.ts';
 export * from './result.ts';
+export { type AuditedSequence, itemSequences, promptSequences, type SequenceMaker } from './sequences.ts';
+export { attackStates, type StudyResult } from './study.ts';

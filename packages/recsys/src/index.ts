@@ -1,10 +1,10 @@
 export { type BigrecOptions, bigrec } from './bigrec/recommender.ts';
-export { calibrationSequences } from './bigrec/text.ts';
+export { calibrationSequences, trainingSequence } from './bigrec/text.ts';
 export { type Catalogue, catalogue, type Item } from './catalogue.ts';
 export { readDataset, writeUsers } from './data/folder.ts';
 export { type ImportOptions, importDataset } from './data/import.ts';
 export { type Dataset, type DatasetStats, datasetStats, type SplitName, type User } from './dataset.ts';
-export { type Floor, floorMetrics, floors } from './floors.ts';
+export { type Floor, floorMetrics, floors, popularity } from './floors.ts';
 export { cutoffs, type Metrics, meanMetrics, metricsOf, type Spread, spread } from './metrics.ts';
 export {
   type Partition,
@@ -16,6 +16,7 @@ export { type Domain, parseAnswer, renderAnswer, renderPrompt, videoGames } from
 export { type RankingOptions, rank } from './ranking.ts';
 export { type RecformerOptions, recformer } from './recformer/recommender.ts';
 export { type ItemTableSchedule, tableRound } from './recformer/schedule.ts';
+export { itemText } from './recformer/text.ts';
 export type { Recommendation, Recommended, Recommender, TrainOptions, TrainResult } from './recommender.ts';
 export { type Sample, subset, testSamples, trainingSamples, validationSamples } from './samples.ts';
 export { type Elsewhere, splitRecommender } from './split-recommender.ts';

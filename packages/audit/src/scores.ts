@@ -1,0 +1,100 @@
+// Claims about users, scored, with intervals; and what guessing scores.
+import { random } from '@fellrec/graph';
+import type { Claim } from './attacks/attack.ts';
+import { bootstrap } from './bootstrap.ts';
+import { claimedPlaces, scoresOf } from './metrics.ts';
+import type { StudyOptions } from './options.ts';
+import { type FloorResult, type MetricName, metricNames, type Recovery } from './result.ts';
+import { type AuditedSequence, historyPlaces } from './sequences.ts';
+
+export type Scorer = (claims: readonly Claim[]) => Promise<Recovery>;
+
+export function scorer({ victims, tokenizer, seed, similarity }: StudyOptions): Scorer {
+  const truths = victims.map((victim) => textOf(victim, historyTokens(victim)));
+  let truthVectors: Promise<readonly Float32Array[]> | undefined;
+  function textOf({ items }: AuditedSequence, tokens: readonly number[]): string {
+    let from = 0;
+    const texts = items.map(({ places }) => {
+      const own = tokens.slice(from, from + places.length);
+      from += places.length;
+      return tokenizer.decode(own.filter((token) => token >= 0)).trim();
+    });
+    return texts.join(', ');
+  }
+  return async (claims) => {
+    const values = new Map<MetricName, number[]>();
+    const add = (name: MetricName, value: number | undefined) => {
+      if (value !== undefined) values.set(name, [...(values.get(name) ?? []), value]);
+    };
+    for (const [v, claim] of claims.entries()) {
+      const found =
+        'tokens' in claim ? scoresOf(victims[v]!, claim.tokens, tokenizer) : itemScores(victims[v]!, claim);
+      for (const name of metricNames) add(name, (found as Partial<Record<MetricName, number>>)[name]);
+    }
+    if (similarity && claims.every((claim) => 'tokens' in claim)) {
+      truthVectors ??= similarity(truths);
+      const texts = claims.map((claim, v) =>
+        textOf(victims[v]!, 'tokens' in claim ? Array.from(claim.tokens) : []),
+      );
+      const [own, theirs] = [await truthVectors, await similarity(texts)];
+      for (const [v, vector] of own.entries())
+        add(
+          'similarity',
+          vector.reduce((sum, x, c) => sum + x * theirs[v]![c]!, 0),
+        );
+    }
+    return Object.fromEntries([...values].map(([name, list]) => [name, bootstrap(list, seed)]));
+  };
+}
+
+function historyTokens(sequence: AuditedSequence): number[] {
+  return historyPlaces(sequence).map((place) => sequence.ids[place]!);
+}
+
+function itemScores(
+  { items, target }: AuditedSequence,
+  claim: Exclude<Claim, { readonly tokens: unknown }>,
+): { items?: number; target?: number } {
+  const found = new Set(claim.items);
+  const own = new Set(items.map(({ item }) => item));
+  return {
+    ...(claim.items && { items: [...own].filter((item) => found.has(item)).length / own.size }),
+    ...(claim.target !== undefined && { target: claim.target === target ? 1 : 0 }),
+  };
+}
+
+/** What is recovered without any state. */
+export async function floorsOf(
+  { victims, auxiliary, popularity, model, seed }: StudyOptions,
+  score: Scorer,
+): Promise<FloorResult[]> {
+  const draw = random(seed, 'floor');
+  const counts = new Map<number, number>();
+  for (const token of auxiliary.flatMap(historyTokens)) counts.set(token, (counts.get(token) ?? 0) + 1);
+  const [frequent] = [...counts].reduce((best, one) => (one[1] > best[1] ? one : best), [-1, 0]);
+  const popular = [...popularity.keys()].sort((a, b) => popularity[b]! - popularity[a]!);
+  const claims = {
+    random: victims.map((victim) => ({
+      tokens: claimedPlaces(victim).map(() => draw.integer(model.cut.vocabularySize)),
+      items: victim.items.map(() => draw.integer(popularity.length)),
+      target: draw.integer(popularity.length),
+    })),
+    'most frequent': victims.map((victim) => ({
+      tokens: claimedPlaces(victim).map(() => frequent),
+      items: popular.slice(0, victim.items.length),
+      target: popular[0]!,
+    })),
+    'template only': victims.map((victim) => ({
+      tokens: claimedPlaces(victim).map(() => -1),
+      items: [],
+      target: -1,
+    })),
+  };
+  const results: FloorResult[] = [];
+  for (const [floor, list] of Object.entries(claims)) {
+    const tokens = await score(list.map((one) => ({ tokens: one.tokens })));
+    const items = await score(list.map(({ items, target }) => ({ items, target })));
+    results.push({ floor: floor as FloorResult['floor'], recovery: { ...tokens, ...items } });
+  }
+  return results;
+}
