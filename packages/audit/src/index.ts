@@ -1,5 +1,16 @@
+export { bootstrap } from './bootstrap.ts';
+export {
+  type Defence,
+  defenceForms,
+  defenceName,
+  defendedMiddle,
+  parseDefence,
+  releaseOf,
+  typicalNorms,
+} from './defences/defence.ts';
 export { type AuditedModel, auditedModel, depths } from './layerwise.ts';
 export type { Release, StudyOptions } from './options.ts';
+export { cutCosts, recommendation, smallestCut } from './recommendation.ts';
 export * from './result.ts';
 export { type AuditedSequence, itemSequences, promptSequences, type SequenceMaker } from './sequences.ts';
 export { attackStates, type StudyResult } from './study.ts';

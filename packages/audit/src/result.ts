@@ -48,6 +48,16 @@ export const knowledges = {
 } as const;
 export type Knowledge = keyof typeof knowledges;
 
+/** What each attack uses. */
+export const attackKnowledge: Readonly<Record<AttackName, readonly Knowledge[]>> = {
+  head: ['head'],
+  'embedding-cosine': ['embedding'],
+  'embedding-l2': ['embedding'],
+  inverter: ['embedding', 'weights', 'text'],
+  search: ['embedding', 'weights', 'text', 'template'],
+  catalogue: ['weights', 'catalogue', 'head'],
+};
+
 /** One attack on the states at one depth: 0 are embeddings, n is after the last layer. */
 export interface AttackResult {
   readonly attack: AttackName;

@@ -248,7 +248,7 @@ function encoders(checkpoint: RecformerCheckpoint, pooling: RecformerConfig['poo
 }
 
 /** RecFormer's attributes, as far as the catalogue has them. */
-function defaultAttributes({ catalogue }: Dataset): string[] {
+export function defaultAttributes({ catalogue }: Dataset): string[] {
   return ['title', 'brand', 'category'].filter(
     (name) => name === 'title' || catalogue.items.some(({ attributes }) => attributes[name]),
   );

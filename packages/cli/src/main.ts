@@ -96,6 +96,46 @@ export function program(): Command {
     .option(...json)
     .action(async (server, options) => (await import('./commands/join.ts')).run(server, options));
 
+  root
+    .command('audit')
+    .description(
+      'what a server could reconstruct from hidden states, by layer: attacks on a model and data of your own',
+    )
+    .requiredOption('--model <folder>', 'Hugging Face folder or GGUF file')
+    .requiredOption('--data <folder>', 'data folder')
+    .option('--adapter <folder>', "what the client's layers have learned, a PEFT folder")
+    .option(
+      '--layers <list>',
+      'depths to attack, 0 for embeddings, n for after the last layer (default: all)',
+      wholes,
+    )
+    .option('--attacks <list>', 'which attacks', names, [
+      'head',
+      'embedding-cosine',
+      'embedding-l2',
+      'inverter',
+      'search',
+      'catalogue',
+    ])
+    .option('--defences <list>', 'none, float16, int8, bits:4, noise:8, row-noise:8, withheld', names, [])
+    .option('--defence-layers <list>', 'depths to measure defences at (default: 1, n/4, n/2)', wholes)
+    .option('--users <count>', 'users to attack', positive, 100)
+    .option('--quality-users <count>', 'users to measure R@10 under defences with', positive, 100)
+    .option('--auxiliary-users <count>', 'other users that the inverter learns from', positive, 300)
+    .option('--epochs <count>', 'epochs of the inverter at each depth', positive, 2)
+    .option('--budget <count>', 'candidates that the search tries for a token', positive, 64)
+    .option('--titles <count>', 'titles that the catalogue attack compares', positive, 3000)
+    .option('--threshold <share>', 'recovery from which a cut counts as unsafe', share, 0.1)
+    .option('--metric <name>', 'recovery that counts for the recommendation', 'items')
+    .option('--sentences <folder>', 'sentence encoder for the reconstruction similarity')
+    .option('--max-tokens <count>', 'longest sequence', positive, 512)
+    .option('--seed <number>', 'draws users, titles and noise', whole, 1)
+    .option('--cache <folder>', 'folder of dequantised weights and title vectors', '.cache/fellrec')
+    .option('--threads <count>', 'threads to compute with (default: all cores)', positive)
+    .option('-o, --output <file>', 'HTML report to write')
+    .option(...json)
+    .action(async (options) => (await import('./commands/audit.ts')).run(options));
+
   const data = root.command('data').description('import data and describe it');
   data
     .command('import')
@@ -262,6 +302,12 @@ function withServerOptions(command: Command): Command {
 function positive(text: string): number {
   const number = whole(text);
   if (number === 0) throw new InvalidArgumentError(`${text} is not above 0.`);
+  return number;
+}
+
+function share(text: string): number {
+  const number = Number(text);
+  if (!(number > 0 && number <= 1)) throw new InvalidArgumentError(`${text} is no share above 0, at most 1.`);
   return number;
 }
 

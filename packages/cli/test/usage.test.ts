@@ -32,6 +32,8 @@ test('help lists the commands and the exit codes', async () => {
                                  compute their middle layers
       join [options] <server>    take part in a run on a server with data of your
                                  own
+      audit [options]            what a server could reconstruct from hidden states,
+                                 by layer: attacks on a model and data of your own
       data                       import data and describe it
       model                      describe, verify and cut checkpoints
       bench                      measure speed and memory

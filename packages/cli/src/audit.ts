@@ -1,0 +1,358 @@
+// What a server could reconstruct of users from hidden states, measured on a model and data of one's own.
+import {
+  type AttackName,
+  type AttackResult,
+  type AuditedModel,
+  type AuditedSequence,
+  type AuditResult,
+  attackStates,
+  auditedModel,
+  bootstrap,
+  cutCosts,
+  type Defence,
+  type DefenceResult,
+  defenceName,
+  defendedMiddle,
+  itemSequences,
+  type MetricName,
+  promptSequences,
+  type Release,
+  recommendation,
+  releaseOf,
+  type SequenceMaker,
+  type StudyOptions,
+  typicalNorms,
+} from '@fellrec/audit';
+import { elementCount, type NamedTensors, nodeRuntime, type Runtime } from '@fellrec/graph';
+import {
+  assertWhole,
+  encoderModel,
+  holdsEncoder,
+  loadTokenizer,
+  openRecformer,
+  readAdapter,
+  sentenceVectors,
+  type Tokenizer,
+  type Trained,
+} from '@fellrec/models';
+import {
+  type Dataset,
+  popularity,
+  readDataset,
+  type Sample,
+  splitRecommender,
+  subset,
+  testSamples,
+} from '@fellrec/recsys';
+import { type Backend, defaultAttributes, openBackend } from './backends.ts';
+import { type Config, ConfigError, parseConfig } from './config.ts';
+import { type Progress, silent } from './progress.ts';
+import { middleHere } from './split.ts';
+
+export interface AuditOptions {
+  readonly model: string;
+  readonly data: string;
+  /** What the client's layers have learned: a PEFT folder. */
+  readonly adapter?: string | undefined;
+  /** Depths that are attacked (default: all). */
+  readonly layers?: readonly number[] | undefined;
+  readonly attacks: readonly AttackName[];
+  readonly defences: readonly Defence[];
+  /** Depths that defences are measured at (default: 1, a quarter and a half of the layers). */
+  readonly defenceLayers?: readonly number[] | undefined;
+  /** Users that are attacked, and users that quality is measured on. */
+  readonly users: number;
+  readonly qualityUsers: number;
+  /** Other users whose prompts the inverter is trained on. */
+  readonly auxiliaryUsers: number;
+  readonly epochs: number;
+  /** Candidates that the search tries for a token. */
+  readonly budget: number;
+  /** Titles that the catalogue attack compares. */
+  readonly titles: number;
+  readonly threshold: number;
+  readonly metric: MetricName;
+  /** A sentence encoder, for the reconstruction similarity. */
+  readonly sentences?: string | undefined;
+  readonly maxTokens: number;
+  readonly seed: number;
+  readonly cache: string;
+  readonly threads?: number | undefined;
+}
+
+/** Relative distance within which a state counts as reproduced in float32. */
+const exact = 1e-3;
+/** Users that the inverter's accuracy is measured on. */
+const heldUsers = 30;
+
+/** @throws if the model has no such layer, or the data too few users. */
+export async function audit(o: AuditOptions, progress: Progress = silent): Promise<AuditResult> {
+  const started = performance.now();
+  const runtime = nodeRuntime({ ...(o.threads && { threads: o.threads }), spinning: false });
+  const dataset = await readDataset(o.data);
+  const subject = await openSubject(o, dataset, runtime, progress);
+  const { backend, model, maker, tokenizer, trained } = subject;
+  const { layerCount, hiddenSize } = model.cut;
+  const depths = o.layers ?? Array.from({ length: layerCount + 1 }, (_, depth) => depth);
+  assertDepths(depths, layerCount, '--layers');
+  const users = chosenUsers(o, dataset, maker);
+  const study: StudyOptions = {
+    model,
+    tokenizer,
+    catalogue: dataset.catalogue,
+    sequences: maker,
+    ...users,
+    popularity: popularity(dataset.users, dataset.catalogue.items.length),
+    trained,
+    known: trained,
+    attacks: runnable(o.attacks, model),
+    depths,
+    epochs: o.epochs,
+    search: { budget: o.budget, tolerance: exact, take: 'first' },
+    titles: o.titles,
+    seed: o.seed,
+    similarity: o.sentences === undefined ? undefined : await sentenceSimilarity(o, o.sentences, runtime),
+    report: progress.report,
+  };
+  try {
+    const found = await attackStates(study);
+    const defences = await measureDefences(o, study, subject, dataset, progress);
+    const sizes = new Map(
+      [...backend.checkpoint.tensors].map(([name, { dims }]) => [name, elementCount(dims)]),
+    );
+    const costs = cutCosts(sizes, layerCount, hiddenSize);
+    const { metric, threshold } = o;
+    return {
+      model: {
+        path: o.model,
+        hash: backend.checkpoint.hash,
+        recommender: subject.config.recommender,
+        layerCount,
+        hiddenSize,
+        ...(o.adapter !== undefined && { adapter: o.adapter }),
+      },
+      data: {
+        name: dataset.name,
+        items: dataset.catalogue.items.length,
+        users: users.victims.length,
+        historyTokens: users.victims.reduce((n, { items }) => n + tokenCount(items), 0),
+      },
+      seed: o.seed,
+      ...found,
+      gradients: [],
+      defences,
+      costs,
+      recommendation: recommendation({ attacks: found.attacks, costs, layerCount, metric, threshold }),
+      seconds: (performance.now() - started) / 1000,
+    };
+  } finally {
+    await model.layers.release();
+    await backend.dispose();
+  }
+}
+
+const tokenCount = (items: AuditedSequence['items']) => items.reduce((n, { places }) => n + places.length, 0);
+
+interface Subject {
+  readonly config: Config;
+  readonly backend: Backend;
+  readonly model: AuditedModel;
+  readonly maker: SequenceMaker;
+  readonly tokenizer: Tokenizer;
+  readonly trained: Trained | undefined;
+}
+
+async function openSubject(
+  o: AuditOptions,
+  dataset: Dataset,
+  runtime: Runtime,
+  progress: Progress,
+): Promise<Subject> {
+  const encoder = await holdsEncoder(o.model);
+  const adapter = o.adapter === undefined ? undefined : await readAdapter(o.adapter);
+  const config = parseConfig(
+    {
+      name: 'audit',
+      seed: o.seed,
+      cache: o.cache,
+      recommender: encoder ? 'recformer' : 'bigrec',
+      data: { path: o.data },
+      model: { path: o.model, maxTokens: o.maxTokens },
+      generation: { beams: 4, maxNewTokens: 32, batch: 8 },
+      ...(adapter && {
+        lora: {
+          rank: adapter.config.rank,
+          alpha: adapter.config.alpha,
+          targetModules: [...adapter.config.targetModules],
+        },
+      }),
+    },
+    'the options of audit',
+  );
+  const backend = await openBackend(config, { dataset, runtime, report: progress.report });
+  assertWhole(backend.checkpoint, 'an audit');
+  const tokenizer = await loadTokenizer(backend.checkpoint.directory);
+  const { checkpoint } = backend;
+  const maxTokens =
+    'contextLength' in checkpoint.config
+      ? Math.min(o.maxTokens, checkpoint.config.contextLength)
+      : o.maxTokens;
+  const maker =
+    'limits' in checkpoint.config
+      ? itemSequences({
+          catalogue: dataset.catalogue,
+          tokenizer,
+          attributes: defaultAttributes(dataset),
+          config: {
+            startId: checkpoint.config.startId,
+            limits: {
+              ...checkpoint.config.limits,
+              maxTokens: Math.min(o.maxTokens, checkpoint.config.limits.maxTokens),
+            },
+          },
+        })
+      : promptSequences({
+          catalogue: dataset.catalogue,
+          tokenizer,
+          domain: config.domain,
+          maxTokens,
+          eosIds: checkpoint.config.eosIds,
+        });
+  return {
+    config,
+    backend,
+    model: auditedModel(backend.layers.model, runtime),
+    maker,
+    tokenizer,
+    trained: adapter && { lora: adapter.config, tensors: adapter.tensors },
+  };
+}
+
+/** The search reads on from what is before a token: an encoder's tokens read what follows, too. */
+function runnable(attacks: readonly AttackName[], { cut }: AuditedModel): AttackName[] {
+  return attacks.filter((attack) => attack !== 'search' || cut.decoding !== undefined);
+}
+
+function assertDepths(depths: readonly number[], layerCount: number, flag: string): void {
+  const wrong = depths.filter((depth) => depth > layerCount);
+  if (wrong.length > 0 || depths.length === 0)
+    throw new ConfigError(
+      `audit: ${flag} ${wrong.join(', ')}: the model has ${layerCount} layers, so depths 0 (embeddings) to ${layerCount} (after the last layer) are possible`,
+    );
+}
+
+/** Attacked users, and others: nobody is in two groups. */
+function chosenUsers(
+  { users, auxiliaryUsers, seed, data }: AuditOptions,
+  dataset: Dataset,
+  maker: SequenceMaker,
+): Pick<StudyOptions, 'victims' | 'auxiliary' | 'held'> & { readonly samples: readonly Sample[] } {
+  const drawn = subset(dataset.users.flatMap(testSamples), undefined, seed, 'audit');
+  const wanted = users + heldUsers + auxiliaryUsers;
+  const chosen = subset(drawn, wanted, seed, 'audit').flatMap((sample) => {
+    const sequence = maker.history(sample);
+    return sequence ? [{ sample, sequence }] : [];
+  });
+  if (chosen.length < users + 2)
+    throw new Error(
+      `audit: ${data} has ${chosen.length} users with a history and a test item that fit; --users ${users} needs more, for the inverter learns from others`,
+    );
+  const others = chosen.slice(users);
+  const held = Math.min(heldUsers, Math.ceil(others.length / 4));
+  return {
+    samples: chosen.slice(0, users).map(({ sample }) => sample),
+    victims: chosen.slice(0, users).map(({ sequence }) => sequence),
+    held: others.slice(0, held).map(({ sequence }) => sequence),
+    auxiliary: others.slice(held).map(({ sequence }) => sequence),
+  };
+}
+
+async function sentenceSimilarity(
+  { cache }: AuditOptions,
+  path: string,
+  runtime: Runtime,
+): Promise<NonNullable<StudyOptions['similarity']>> {
+  const checkpoint = await openRecformer(path, { cacheDir: cache });
+  const model = encoderModel(checkpoint, runtime);
+  const tokenizer = await loadTokenizer(checkpoint.directory);
+  return (texts) => sentenceVectors(texts, model, tokenizer);
+}
+
+/** Each defence at each chosen depth: the attacks again, and the recommender through that cut. */
+async function measureDefences(
+  o: AuditOptions,
+  study: StudyOptions,
+  subject: Subject,
+  dataset: Dataset,
+  progress: Progress,
+): Promise<DefenceResult[]> {
+  if (o.defences.length === 0) return [];
+  const { layerCount } = subject.model.cut;
+  const usual = [1, Math.round(layerCount / 4), Math.round(layerCount / 2)];
+  const depths = o.defenceLayers ?? [...new Set(usual)].filter((depth) => depth < layerCount);
+  const wrong = depths.filter((depth) => depth >= layerCount);
+  if (wrong.length > 0)
+    throw new ConfigError(
+      `audit: --defence-layers ${wrong.join(', ')}: clients of this model keep 0 to ${layerCount - 1} layers`,
+    );
+  const withheld = o.defences.some(({ kind }) => kind === 'withheld');
+  if (withheld && !subject.trained)
+    throw new ConfigError('audit: the defence "withheld" needs an adapter; give --adapter');
+  const samples = subset(dataset.users.flatMap(testSamples), o.qualityUsers, o.seed, 'audit quality');
+  const results: DefenceResult[] = [];
+  for (const depth of depths) {
+    const norms = await typicalNorms(study.model, study.held, study.known, depth);
+    for (const [i, defence] of o.defences.entries()) {
+      progress.report(`defences at depth ${depth}`, i, o.defences.length);
+      const release = releaseOf(defence, norms, o.seed);
+      const { attacks } = await attackStates({
+        ...study,
+        depths: [depth],
+        release,
+        ...(defence.kind === 'withheld' && { known: undefined }),
+        search: searchUnder(defence, study),
+        report: undefined,
+      });
+      const quality = await qualityThrough(o, subject, samples, depth, release);
+      results.push({
+        defence: defenceName(defence),
+        depth,
+        attacks,
+        quality,
+        ...('epsilon' in defence && { epsilon: defence.epsilon }),
+      });
+    }
+  }
+  return results;
+}
+
+/** Where states do not arrive exactly, the nearest candidate is taken, of fewer. */
+function searchUnder({ kind }: Defence, { search }: StudyOptions): StudyOptions['search'] {
+  if (kind === 'none' || kind === 'withheld') return search;
+  return { budget: Math.min(search.budget, 16), tolerance: Number.POSITIVE_INFINITY, take: 'nearest' };
+}
+
+/** What the recommender is worth to users if states leave in this way. */
+async function qualityThrough(
+  { seed }: AuditOptions,
+  { config, backend, trained }: Subject,
+  samples: readonly Sample[],
+  k: number,
+  release: Release | undefined,
+): Promise<DefenceResult['quality']> {
+  const { middle, elsewhere } = middleHere(config, backend.layers, k);
+  const own = backend.keeping(k, release ? defendedMiddle(middle, release, k) : middle);
+  const recommender = splitRecommender(own, elsewhere);
+  const parameters: NamedTensors = trained?.tensors ?? (await backend.initialParameters(seed));
+  const { metrics } = await recommender.evaluate(samples, parameters, { seed });
+  const loss = await recommender.loss(samples, parameters);
+  const recalls = metrics.map((one) => one['recall@10']!);
+  return { recallAt10: bootstrap(recalls, seed), loss, users: samples.length };
+}
+
+/** By attack: its results in the order of depth. */
+export function byAttack(attacks: readonly AttackResult[]): Map<AttackName, AttackResult[]> {
+  const found = new Map<AttackName, AttackResult[]>();
+  for (const one of attacks) found.set(one.attack, [...(found.get(one.attack) ?? []), one]);
+  return found;
+}
