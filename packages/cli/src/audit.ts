@@ -105,7 +105,7 @@ export async function audit(o: AuditOptions, progress: Progress = silent): Promi
     popularity: popularity(dataset.users, dataset.catalogue.items.length),
     trained,
     known: trained,
-    attacks: runnable(o.attacks, model),
+    attacks: o.attacks,
     depths,
     epochs: o.epochs,
     search: { budget: o.budget, tolerance: exact, take: 'first' },
@@ -226,11 +226,6 @@ async function openSubject(
     tokenizer,
     trained: adapter && { lora: adapter.config, tensors: adapter.tensors },
   };
-}
-
-/** The search reads on from what is before a token: an encoder's tokens read what follows, too. */
-function runnable(attacks: readonly AttackName[], { cut }: AuditedModel): AttackName[] {
-  return attacks.filter((attack) => attack !== 'search' || cut.decoding !== undefined);
 }
 
 function assertDepths(depths: readonly number[], layerCount: number, flag: string): void {

@@ -5,6 +5,7 @@ import type { StudyOptions } from '../options.ts';
 import { type AuditedSequence, historyPlaces } from '../sequences.ts';
 import type { StateAttack } from './attack.ts';
 import { inverterTrainer } from './inverter.ts';
+import { refiningSearch } from './refine.ts';
 import { type SearchedStates, sequentialSearch } from './search.ts';
 
 /** What was learned on the way, for the report. */
@@ -44,7 +45,8 @@ export async function invertedAttacks(options: StudyOptions): Promise<InvertedAt
     },
     async finish() {
       if (searched.length === 0) return [];
-      const found = await sequentialSearch(model, victims, searched, { ...search, trained: known });
+      const find = model.cut.decoding ? sequentialSearch : refiningSearch;
+      const found = await find(model, victims, searched, { ...search, trained: known });
       runs = found.runs;
       return searched.map(({ depth }, i) => ({
         attack: 'search',

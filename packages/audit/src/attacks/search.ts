@@ -71,7 +71,7 @@ export async function sequentialSearch(
 
 const keyOf = (place: number, token: number) => place * 2 ** 24 + token;
 
-function candidatesAt({ candidates, observed }: SearchedStates, row: number): Int32Array {
+export function candidatesAt({ candidates, observed }: SearchedStates, row: number): Int32Array {
   const count = candidates.length / observed.dims[0]!;
   return candidates.subarray(row * count, (row + 1) * count);
 }
@@ -207,7 +207,7 @@ function idsOnly<T extends Readonly<Record<string, unknown>>>({ ids }: T) {
 }
 
 /** |x_i - y_j| / |y_j| of a row of each. */
-function relativeDistance(x: Float32Tensor, i: number, y: Float32Tensor, j: number): number {
+export function relativeDistance(x: Float32Tensor, i: number, y: Float32Tensor, j: number): number {
   const d = x.dims[1]!;
   let [difference, square] = [0, 0];
   for (let c = 0; c < d; c++) {
