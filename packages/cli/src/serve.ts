@@ -28,6 +28,7 @@ import {
   openSessions,
   Phase,
   type RemoteClient,
+  type RosterOptions,
   type RunState,
   readTokens,
   runStateAfter,
@@ -38,6 +39,7 @@ import {
   turns,
 } from '@fellrec/network';
 import { meanMetrics, spread } from '@fellrec/recsys';
+import { z } from 'zod';
 import { type ModelParts, openModel } from './backends.ts';
 import { type Config, ConfigError } from './config.ts';
 import { strategyOf } from './experiment.ts';
@@ -95,7 +97,7 @@ export async function serve(config: Config, o: ServeOptions): Promise<RunResult>
   const tokens = o.tokens === undefined ? undefined : await readTokens(o.tokens);
   const identities = authenticator({ ...(tokens && { tokens }), clientCa: o.clientCa !== undefined });
   const begun = await begunBy(runDirectory(config), o);
-  const expected = begun ?? o.clients ?? identities.clients;
+  const expected = begun ? [...begun.keys()] : (o.clients ?? identities.clients);
   assertOptions(o, expected);
   const quorum = o.quorum ?? expected.length;
   // It shares the cores with what else runs here, and has several programs itself.
@@ -104,7 +106,14 @@ export async function serve(config: Config, o: ServeOptions): Promise<RunResult>
   let server: OpenServer | undefined;
   const metrics = serverMetrics(() => server?.readings());
   let state: RunState = { ...beforeRun, rounds: config.federation.rounds };
-  server = await open(config, model, { ...o, expected, quorum }, identities, metrics, () => state);
+  server = await open(
+    config,
+    model,
+    { ...o, expected, quorum, known: begun },
+    identities,
+    metrics,
+    () => state,
+  );
   const { stopped, work } = stopping(o.signal);
   try {
     o.onListening?.(server.listening.address);
@@ -190,7 +199,7 @@ interface OpenServer {
 async function open(
   config: Config,
   model: ModelParts,
-  o: ServeOptions & { readonly expected: readonly string[]; readonly quorum: number },
+  o: ServeOptions & Pick<RosterOptions, 'expected' | 'quorum' | 'known'>,
   identities: ReturnType<typeof authenticator>,
   metrics: ServerMetrics,
   runState: () => RunState,
@@ -221,6 +230,7 @@ async function open(
     sessions,
     expected: o.expected,
     quorum: o.quorum,
+    known: o.known,
     waitSeconds: o.waitSeconds,
     model: { hash: model.checkpoint.hash, layers: { count, first } },
     settingsJson: JSON.stringify(settingsOf(config)),
@@ -287,21 +297,43 @@ function readPem(file: string): Promise<string> {
   });
 }
 
+/** What `openStore` writes of the clients as clients.json. */
+const membersSchema = z.object({
+  method: z.literal('remote'),
+  clients: z.array(
+    z.object({
+      name: z.string(),
+      modelHash: z.string(),
+      layersKept: z.number().optional(),
+      trainSamples: z.number(),
+      validationSamples: z.number(),
+      testUsers: z.number(),
+    }),
+  ),
+});
+
 /**
- * Clients of the run that goes on; undefined if one begins. Stopped before all clients were there, it has not begun.
- * @throws if there is a run that is neither to go on nor to be replaced
+ * Clients of the run that goes on, and what they said of themselves; undefined if one begins. Stopped before all clients
+ * were there, it has not begun.
+ * @throws if there is a run that is neither to go on nor to be replaced, or one of clients in its own process
  */
 async function begunBy(
   directory: string,
   { resume = false, force = false }: ServeOptions,
-): Promise<readonly string[] | undefined> {
+): Promise<ReadonlyMap<string, JoinFacts> | undefined> {
   if (!existsSync(join(directory, 'config.json')) || force) return undefined;
   if (!resume)
     throw new Error(
       `run: ${directory} exists; go on with it (--resume), replace it (--force) or choose another name`,
     );
-  const { clients } = await readPartition(directory);
-  return clients.map(({ name }) => name);
+  const members = membersSchema.safeParse(await readPartition(directory));
+  if (!members.success)
+    throw new Error(
+      `run: clients.json of ${directory} is not of a run with remote clients; go on with "fellrec train --resume", or choose another name:\n${z.prettifyError(members.error)}`,
+    );
+  return new Map(
+    members.data.clients.map(({ name, layersKept, ...facts }) => [name, { layersKept, ...facts }]),
+  );
 }
 
 async function openStore(

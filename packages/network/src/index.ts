@@ -31,6 +31,7 @@ export {
 } from './server/metrics.ts';
 export { notFound, notNow } from './server/refusals.ts';
 export type { MiddleParameters, RemoteClient } from './server/remote-client.ts';
+export type { RosterOptions } from './server/roster.ts';
 export { beforeRun, type RunState, runStateAfter } from './server/run-state.ts';
 export { type JoinFacts, openSessions, type Session, type Sessions } from './server/sessions.ts';
 export { type Turns, type TurnsOptions, turns } from './server/turns.ts';

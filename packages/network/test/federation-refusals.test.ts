@@ -17,7 +17,7 @@ import { tensors } from '../../federation/test/toy.js';
 import { describe as infoOf, partsOf } from '../src/protocol/parameters.ts';
 import type { RemoteClient } from '../src/server/remote-client.ts';
 import { openSessions } from '../src/server/sessions.ts';
-import { joinFacts, startServer, type TestServer } from './federation-harness.ts';
+import { joinFacts, startServer, type TestServer, testSamples } from './federation-harness.ts';
 
 type Api = Client<typeof FederationService>;
 type Head = Partial<
@@ -366,6 +366,38 @@ describe('refused, and nothing is different afterwards:', () => {
     expect(await seen()).toEqual(before);
     await send(south, headOf(south), data(first), data(second));
     expect(await south.update).toEqual({ parameters: trained, loss: 0.5, samples: 10 });
+  });
+});
+
+describe('a run that goes on', () => {
+  const before = { ...testSamples, modelHash: joinFacts.modelHash };
+  const known = new Map([
+    ['north', { ...before, layersKept: undefined }],
+    ['south', { ...before, layersKept: 2 }],
+  ]);
+
+  it.each([
+    ['another k', 'south', { layersKept: 3 }, /layersKept is 3, but was 2 when south first joined/],
+    ['all layers', 'south', {}, /layersKept is undefined, but was 2/],
+    ['a k where it had all layers', 'north', { layersKept: 2 }, /layersKept is 2, but was undefined/],
+    ['other data', 'south', { layersKept: 2, testUsers: 9 }, /testUsers is 9, but was 3/],
+  ])('refuses a client that comes back with %s', async (_, name, facts, message) => {
+    const resumed = await startServer({
+      expected: [...known.keys()],
+      known,
+      model: { hash: joinFacts.modelHash, layers: { count: 6, first: 0 } },
+    });
+    try {
+      const error = await refusal(() => resumed.client(name).join({ ...joinFacts, ...facts }));
+      expect(error.message).toMatch(message);
+      expect(error.code).toBe(FAILED_PRECONDITION);
+      expect(resumed.sessions.count()).toBe(0);
+      await resumed.client('north').join(joinFacts);
+      await resumed.client('south').join({ ...joinFacts, layersKept: 2 });
+      expect((await resumed.federation.joined()).map((client) => client.name)).toEqual(['north', 'south']);
+    } finally {
+      await resumed.stop();
+    }
   });
 });
 

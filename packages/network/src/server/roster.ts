@@ -11,6 +11,8 @@ export interface RosterOptions {
   readonly quorum: number;
   /** How long it waits for all of them; from then on a quorum is enough. */
   readonly waitSeconds: number;
+  /** What clients said of themselves when the run began, where it goes on. */
+  readonly known?: ReadonlyMap<string, JoinFacts> | undefined;
   /** What of the model a client with these facts trains itself; everything if absent. */
   readonly shareOf?: (facts: JoinFacts) => Pick<RemoteClientOptions, 'holds' | 'split'>;
 }
@@ -37,7 +39,7 @@ export interface Roster {
   release(): void;
 }
 
-export function openRoster({ expected, quorum, waitSeconds, shareOf }: RosterOptions): Roster {
+export function openRoster({ expected, quorum, waitSeconds, known, shareOf }: RosterOptions): Roster {
   const members = new Map<string, Member>();
   const { promise, resolve } = Promise.withResolvers<readonly RemoteClient[]>();
   let isLate = false;
@@ -63,11 +65,10 @@ export function openRoster({ expected, quorum, waitSeconds, shareOf }: RosterOpt
     count: () => members.size,
     assertMayJoin(name, facts) {
       if (!expected.includes(name)) throw notAllowed(`the run is not made for ${JSON.stringify(name)}`);
-      const before = members.get(name)?.client.facts;
-      if (!before) {
-        if (hasBegun) throw notNow(`the run has begun without ${name}; join the next one`);
-        return;
-      }
+      const joined = members.get(name)?.client.facts;
+      if (!joined && hasBegun) throw notNow(`the run has begun without ${name}; join the next one`);
+      const before = joined ?? known?.get(name);
+      if (!before) return;
       for (const key of Object.keys(before) as (keyof JoinFacts)[])
         if (facts[key] !== before[key])
           throw notNow(
