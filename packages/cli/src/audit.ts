@@ -1,7 +1,6 @@
 // What a server could reconstruct of users from hidden states, measured on a model and data of one's own.
 import {
   type AttackName,
-  type AttackResult,
   type AuditedModel,
   type AuditedSequence,
   type AuditResult,
@@ -94,7 +93,9 @@ export async function audit(o: AuditOptions, progress: Progress = silent): Promi
   const { backend, model, maker, tokenizer, trained } = subject;
   const { layerCount, hiddenSize } = model.cut;
   const depths = o.layers ?? Array.from({ length: layerCount + 1 }, (_, depth) => depth);
-  assertDepths(depths, layerCount, '--layers');
+  const cuts = o.defenceLayers ?? usualCuts(layerCount);
+  assertDepths(depths, layerCount);
+  assertDefences(o, cuts, layerCount);
   const users = chosenUsers(o, dataset, maker);
   const study: StudyOptions = {
     model,
@@ -116,7 +117,7 @@ export async function audit(o: AuditOptions, progress: Progress = silent): Promi
   };
   try {
     const found = await attackStates(study);
-    const defences = await measureDefences(o, study, subject, dataset, progress);
+    const defences = await measureDefences(o, study, subject, dataset, cuts, progress);
     const sizes = new Map(
       [...backend.checkpoint.tensors].map(([name, { dims }]) => [name, elementCount(dims)]),
     );
@@ -228,12 +229,31 @@ async function openSubject(
   };
 }
 
-function assertDepths(depths: readonly number[], layerCount: number, flag: string): void {
+function assertDepths(depths: readonly number[], layerCount: number): void {
   const wrong = depths.filter((depth) => depth > layerCount);
-  if (wrong.length > 0 || depths.length === 0)
+  if (wrong.length > 0)
     throw new ConfigError(
-      `audit: ${flag} ${wrong.join(', ')}: the model has ${layerCount} layers, so depths 0 (embeddings) to ${layerCount} (after the last layer) are possible`,
+      `audit: --layers ${wrong.join(', ')}: the model has ${layerCount} layers, so depths 0 (embeddings) to ${layerCount} (after the last layer) are possible`,
     );
+}
+
+function usualCuts(layerCount: number): number[] {
+  const cuts = [1, Math.round(layerCount / 4), Math.round(layerCount / 2)];
+  return [...new Set(cuts)].filter((k) => k < layerCount);
+}
+
+function assertDefences(
+  { defences, adapter }: AuditOptions,
+  cuts: readonly number[],
+  layerCount: number,
+): void {
+  const wrong = cuts.filter((k) => k >= layerCount);
+  if (wrong.length > 0)
+    throw new ConfigError(
+      `audit: --defence-layers ${wrong.join(', ')}: clients of this model keep 0 to ${layerCount - 1} layers`,
+    );
+  if (defences.some(({ kind }) => kind === 'withheld') && adapter === undefined)
+    throw new ConfigError('audit: the defence "withheld" needs an adapter; give --adapter');
 }
 
 /** Attacked users, and others: nobody is in two groups. */
@@ -279,23 +299,13 @@ async function measureDefences(
   study: StudyOptions,
   subject: Subject,
   dataset: Dataset,
+  cuts: readonly number[],
   progress: Progress,
 ): Promise<DefenceResult[]> {
   if (o.defences.length === 0) return [];
-  const { layerCount } = subject.model.cut;
-  const usual = [1, Math.round(layerCount / 4), Math.round(layerCount / 2)];
-  const depths = o.defenceLayers ?? [...new Set(usual)].filter((depth) => depth < layerCount);
-  const wrong = depths.filter((depth) => depth >= layerCount);
-  if (wrong.length > 0)
-    throw new ConfigError(
-      `audit: --defence-layers ${wrong.join(', ')}: clients of this model keep 0 to ${layerCount - 1} layers`,
-    );
-  const withheld = o.defences.some(({ kind }) => kind === 'withheld');
-  if (withheld && !subject.trained)
-    throw new ConfigError('audit: the defence "withheld" needs an adapter; give --adapter');
   const samples = subset(dataset.users.flatMap(testSamples), o.qualityUsers, o.seed, 'audit quality');
   const results: DefenceResult[] = [];
-  for (const depth of depths) {
+  for (const depth of cuts) {
     const norms = await typicalNorms(study.model, study.held, study.known, depth);
     for (const [i, defence] of o.defences.entries()) {
       progress.report(`defences at depth ${depth}`, i, o.defences.length);
@@ -343,11 +353,4 @@ async function qualityThrough(
   const loss = await recommender.loss(samples, parameters);
   const recalls = metrics.map((one) => one['recall@10']!);
   return { recallAt10: bootstrap(recalls, seed), loss, users: samples.length };
-}
-
-/** By attack: its results in the order of depth. */
-export function byAttack(attacks: readonly AttackResult[]): Map<AttackName, AttackResult[]> {
-  const found = new Map<AttackName, AttackResult[]>();
-  for (const one of attacks) found.set(one.attack, [...(found.get(one.attack) ?? []), one]);
-  return found;
 }

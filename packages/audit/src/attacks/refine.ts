@@ -23,8 +23,8 @@ interface Guess {
   readonly tokens: Int32Array;
   /** Relative distance of each place's state. */
   distances: Float64Array;
-  /** Candidates tried at each place, from the first. */
-  readonly tried: Int32Array;
+  /** How often candidates were tried at each place: each time the next ones, and after the last the first again. */
+  readonly visits: Int32Array;
 }
 
 export async function refiningSearch(
@@ -80,15 +80,14 @@ async function refine(
     sequence,
     tokens: Int32Array.from(own, (_, i) => candidatesAt(states, offsets[sequence]! + i)[0]!),
     distances: new Float64Array(own.length),
-    tried: new Int32Array(own.length).fill(1),
+    visits: new Int32Array(own.length),
   }));
   for (const [i, distances] of (await distancesOf(guesses)).entries()) guesses[i]!.distances = distances;
   for (let round = 0; round < rounds; round++) {
     const variants = guesses.flatMap((guess) => {
-      const place = worst(guess, tolerance, count);
+      const place = worst(guess, tolerance);
       if (place === undefined) return [];
-      const from = guess.tried[place]!;
-      guess.tried[place] = Math.min(count, from + triedAtOnce);
+      const from = (guess.visits[place]!++ * triedAtOnce) % count;
       const list = candidatesAt(states, offsets[guess.sequence]! + place).subarray(from, from + triedAtOnce);
       return Array.from(list, (token) => ({
         guess,
@@ -109,13 +108,14 @@ async function refine(
   return { found, runs };
 }
 
-/** The place farthest from its state that has candidates left; undefined if all are reproduced. */
-function worst({ distances, tried }: Guess, tolerance: number, count: number): number | undefined {
-  let place: number | undefined;
-  for (const [i, distance] of distances.entries())
-    if (distance > tolerance && tried[i]! < count && (place === undefined || distance > distances[place]!))
-      place = i;
-  return place;
+/** The place farthest from its state, for its visits; undefined if all are reproduced. */
+function worst({ distances, visits }: Guess, tolerance: number): number | undefined {
+  let found: { readonly place: number; readonly priority: number } | undefined;
+  for (const [place, distance] of distances.entries()) {
+    const priority = distance / (1 + visits[place]!);
+    if (distance > tolerance && priority > (found?.priority ?? 0)) found = { place, priority };
+  }
+  return found?.place;
 }
 
 const sum = (values: Float64Array) => values.reduce((total, value) => total + value, 0);

@@ -1,0 +1,62 @@
+import { describe, expect, test } from 'vitest';
+import { cutCosts, recommendation, smallestCut } from '../src/recommendation.ts';
+import type { AttackName, AttackResult } from '../src/result.ts';
+
+const layerCount = 4;
+/** An attack that recovers so much at depth 0, 1, ... */
+const curve = (attack: AttackName, means: readonly number[]): AttackResult[] =>
+  means.map((mean, depth) => ({ attack, depth, recovery: { items: { mean, low: mean, high: mean } } }));
+
+const costs = cutCosts(
+  new Map([
+    ['model.embed_tokens.weight', 40],
+    ['model.layers.0.x', 10],
+    ['model.layers.1.x', 10],
+    ['model.layers.2.x', 10],
+    ['model.layers.3.x', 10],
+  ]),
+  layerCount,
+  8,
+);
+const common = { costs, layerCount, metric: 'items', threshold: 0.1 } as const;
+
+describe('the smallest k', () => {
+  test('from which all attacks stay under the threshold', () => {
+    const attacks = [
+      ...curve('head', [0.9, 0.2, 0.05, 0.01, 0.9]),
+      ...curve('inverter', [0.9, 0.6, 0.09, 0.05, 0.9]),
+    ];
+    expect(smallestCut(attacks, common)).toBe(2);
+    const found = recommendation({ attacks, ...common });
+    expect(found.cost).toEqual({ k: 2, parameters: 70 / 80, layers: 3 / 4, bytesPerToken: 128 });
+    expect(found.text).toContain('k = 2 is the smallest at which head, inverter stay under 0.1');
+  });
+
+  test('a rise behind a fall counts: the server computes the layers behind the cut', () => {
+    expect(smallestCut(curve('head', [0.9, 0.01, 0.01, 0.3, 0.9]), common)).toBeUndefined();
+    expect(smallestCut(curve('head', [0.9, 0.01, 0.3, 0.01, 0.9]), common)).toBe(3);
+  });
+
+  test('after the last layer nothing crosses', () => {
+    expect(smallestCut(curve('head', [0.9, 0.01, 0.01, 0.01, 1]), common)).toBe(1);
+  });
+
+  test('if there is none, which assumption makes the difference', () => {
+    const attacks = [...curve('embedding-l2', [0.9, 0.05, 0, 0, 0]), ...curve('search', [1, 1, 1, 1, 1])];
+    const found = recommendation({ attacks, ...common });
+    expect(found.k).toBeUndefined();
+    expect(found.without).toContainEqual({ knowledge: 'weights', k: 1 });
+    expect(found.text).toContain(
+      'No k meets the threshold: at depth 3 the attack "search" still recovers 1.000',
+    );
+    expect(found.text).toContain(
+      'If the server did not know the weights of the layers below the cut, k = 1 would do.',
+    );
+  });
+
+  test('a metric that no attack has is refused', () => {
+    expect(() => recommendation({ attacks: curve('head', [1]), ...common, metric: 'rougeL' })).toThrow(
+      'no attack here is measured by "rougeL"',
+    );
+  });
+});
