@@ -292,6 +292,7 @@ function withServerOptions(command: Command): Command {
     .option('--first-layer <k>', 'first layer that is computed here: clients keep at least so many', whole, 0)
     .option('--max-memory <MiB>', 'memory for the work of clients in the middle layers', positive, 4096)
     .option('--max-tokens <count>', 'tokens of one request', positive, 65_536)
+    .option('--record <folder>', 'write down all that clients send, to audit your own server with')
     .addOption(
       new Option('--log-level <level>', 'lines of JSON on standard error')
         .choices(['debug', 'info', 'warn', 'error', 'silent'])

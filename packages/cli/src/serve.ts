@@ -25,8 +25,10 @@ import {
   type LogLevel,
   layersService,
   listen,
+  openRecording,
   openSessions,
   Phase,
+  type Recording,
   type RemoteClient,
   type RosterOptions,
   type RunState,
@@ -73,6 +75,8 @@ export interface ServeOptions {
   readonly maxBytes: number;
   readonly maxTokens: number;
   readonly logLevel: LogLevel;
+  /** Folder for what clients send, to audit one's own server with; nothing is kept if absent. */
+  readonly record?: string | undefined;
   /** Goes on with the run where it was stopped; one that had not begun begins. */
   readonly resume?: boolean | undefined;
   readonly force?: boolean | undefined;
@@ -106,14 +110,20 @@ export async function serve(config: Config, o: ServeOptions): Promise<RunResult>
   let server: OpenServer | undefined;
   const metrics = serverMetrics(() => server?.readings());
   let state: RunState = { ...beforeRun, rounds: config.federation.rounds };
-  server = await open(
-    config,
-    model,
-    { ...o, expected, quorum, known: begun },
-    identities,
-    metrics,
-    () => state,
-  );
+  const recording = o.record === undefined ? undefined : await openRecorder(o.record, progress);
+  try {
+    server = await open(
+      config,
+      model,
+      { ...o, expected, quorum, known: begun, recording },
+      identities,
+      metrics,
+      () => state,
+    );
+  } catch (error) {
+    await recording?.close();
+    throw error;
+  }
   const { stopped, work } = stopping(o.signal);
   try {
     o.onListening?.(server.listening.address);
@@ -168,6 +178,7 @@ export async function serve(config: Config, o: ServeOptions): Promise<RunResult>
     }
   } finally {
     await server.close();
+    await recording?.close();
     await model.layers.release();
   }
 }
@@ -199,7 +210,8 @@ interface OpenServer {
 async function open(
   config: Config,
   model: ModelParts,
-  o: ServeOptions & Pick<RosterOptions, 'expected' | 'quorum' | 'known'>,
+  o: ServeOptions &
+    Pick<RosterOptions, 'expected' | 'quorum' | 'known'> & { readonly recording: Recording | undefined },
   identities: ReturnType<typeof authenticator>,
   metrics: ServerMetrics,
   runState: () => RunState,
@@ -258,6 +270,7 @@ async function open(
     metrics,
     log: serverLog(o.logLevel),
     maxMessageBytes,
+    interceptor: o.recording?.interceptor,
   });
   return {
     listening,
@@ -275,6 +288,13 @@ async function open(
       sessions.close();
     },
   };
+}
+
+function openRecorder(folder: string, progress: Progress): Promise<Recording> {
+  progress.line(
+    `recording all that clients send, states and adapters included, to ${folder}: keep it as their data, for an audit of this server only`,
+  );
+  return openRecording({ folder, onNote: progress.line });
 }
 
 /** What clients get to know: everything but where things lie here, and whose data it is about. */

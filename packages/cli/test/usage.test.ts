@@ -84,6 +84,8 @@ test('help of train lists its options', async () => {
       --max-memory <MiB>        memory for the work of clients in the middle layers
                                 (default: 4096)
       --max-tokens <count>      tokens of one request (default: 65536)
+      --record <folder>         write down all that clients send, to audit your own
+                                server with
       --log-level <level>       lines of JSON on standard error (choices: "debug",
                                 "info", "warn", "error", "silent", default: "warn")
 

@@ -29,6 +29,7 @@ export {
   serverLog,
   serverMetrics,
 } from './server/metrics.ts';
+export { openRecording, type Recording, type RecordingOptions } from './server/record.ts';
 export { notFound, notNow } from './server/refusals.ts';
 export type { MiddleParameters, RemoteClient } from './server/remote-client.ts';
 export type { RosterOptions } from './server/roster.ts';

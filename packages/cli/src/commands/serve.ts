@@ -21,6 +21,7 @@ export interface ServeFlags {
   readonly maxMemory: number;
   readonly maxTokens: number;
   readonly logLevel: ServeOptions['logLevel'];
+  readonly record?: string;
   readonly resume?: boolean;
   readonly force?: boolean;
   readonly json?: boolean;

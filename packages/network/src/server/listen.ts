@@ -20,6 +20,7 @@ import {
   createConnectRouter,
   createContextValues,
   type HandlerContext,
+  type Interceptor,
 } from '@connectrpc/connect';
 import { universalRequestFromNodeRequest, universalResponseToNodeResponse } from '@connectrpc/connect-node';
 import type { Logger } from 'pino';
@@ -45,6 +46,8 @@ export interface ListenOptions {
   readonly log: Logger;
   /** Largest message, either way. */
   readonly maxMessageBytes: number;
+  /** Sees the requests of authenticated clients. */
+  readonly interceptor?: Interceptor | undefined;
 }
 
 export interface Listening {
@@ -113,7 +116,7 @@ export async function listen(options: ListenOptions): Promise<Listening> {
     readMaxBytes: options.maxMessageBytes,
     writeMaxBytes: options.maxMessageBytes,
     requestGate: gate,
-    interceptors: [failures(log)],
+    interceptors: [failures(log), ...(options.interceptor ? [options.interceptor] : [])],
     shutdownSignal: ended.signal,
   });
   options.routes(router);
