@@ -20,7 +20,8 @@ describe('which tokens of a prompt say something about its user', () => {
       const made = maker.history(sample)!;
       const textAt = (places: readonly number[]) =>
         tokenizer.decode(places.map((place) => made.ids[place]!)).trim();
-      for (const { item, places } of made.items) expect(textAt(places)).toContain(title(item));
+      // This tokenizer has quotation marks and commas as tokens of their own.
+      for (const { item, places } of made.items) expect(textAt(places)).toBe(title(item));
       expect(textAt(made.answer)).toContain(title(made.target));
       const own = new Set([...historyPlaces(made), ...made.answer]);
       const template = tokenizer.decode(made.ids.filter((_, place) => !own.has(place)));

@@ -74,7 +74,7 @@ function titlesToTry({ victims, catalogue, titles, seed }: StudyOptions): number
   return [...own, ...others.slice(0, Math.max(0, titles - own.size))];
 }
 
-interface Match extends Rows {
+export interface Match extends Rows {
   /** By its place among the titles. */
   readonly title: number;
   /** The sum over its tokens of cosine - 0.5. */
@@ -126,7 +126,7 @@ function titleMatcher(runtime: Runtime, d: number) {
 }
 
 /** The best matches, no two at one place, each title once. */
-function firstApart(matches: readonly Match[], count: number): Match[] {
+export function firstApart(matches: readonly Match[], count: number): Match[] {
   const taken: Match[] = [];
   for (const one of matches.toSorted((a, b) => b.score - a.score)) {
     if (taken.length === count) break;
