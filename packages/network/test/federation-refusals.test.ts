@@ -377,7 +377,7 @@ describe('a run that goes on', () => {
   ]);
 
   it.each([
-    ['another k', 'south', { layersKept: 3 }, /layersKept is 3, but was 2 when south first joined/],
+    ['another k', 'south', { layersKept: 3 }, /layersKept is 3, but was 2 when the run began with south/],
     ['all layers', 'south', {}, /layersKept is undefined, but was 2/],
     ['a k where it had all layers', 'north', { layersKept: 2 }, /layersKept is 2, but was undefined/],
     ['other data', 'south', { layersKept: 2, testUsers: 9 }, /testUsers is 9, but was 3/],
@@ -399,6 +399,34 @@ describe('a run that goes on', () => {
       await resumed.stop();
     }
   });
+});
+
+it('lets a client that joins again before the run begins say something else', async () => {
+  const waiting = await startServer({
+    expected: ['north', 'south'],
+    model: { hash: joinFacts.modelHash, layers: { count: 6, first: 0 } },
+    shareOf: ({ layersKept }) => ({ holds: (name) => name === `layer.${layersKept}` }),
+  });
+  try {
+    const api = waiting.client('north');
+    const failed = await api.join({ ...joinFacts, layersKept: 2 });
+    const asking = refusal(() => api.getTask({ sessionId: failed.sessionId, waitSeconds: 30 }));
+    const { sessionId } = await api.join({ ...joinFacts, layersKept: 3, trainSamples: 7 });
+    expect((await asking).code).toBe(Code.Unauthenticated);
+    expect(await api.getRound({ sessionId })).toMatchObject({ joined: 1, expected: 2 });
+    await waiting.client('south').join(joinFacts);
+    const [remote] = await waiting.federation.joined();
+    expect(remote).toMatchObject({ samples: 7, facts: { layersKept: 3, trainSamples: 7 } });
+    expect([2, 3].map((layer) => remote!.holds!(`layer.${layer}`))).toEqual([false, true]);
+    const update = remote!.evaluate(initial, { round: 0 });
+    const { taskId } = await api.getTask({ sessionId });
+    await api.reportResult({ sessionId, taskId, samples: 4, loss: 0.25 });
+    expect(await update).toEqual({ samples: 4, loss: 0.25 });
+    const error = await refusal(() => api.join({ ...joinFacts, layersKept: 2, trainSamples: 7 }));
+    expect(error.message).toMatch(/layersKept is 2, but was 3 when the run began with north/);
+  } finally {
+    await waiting.stop();
+  }
 });
 
 describe('uploads', () => {

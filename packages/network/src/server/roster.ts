@@ -26,7 +26,7 @@ export interface Roster {
   readonly expected: number;
   /** Clients that have joined. */
   count(): number;
-  /** @throws PERMISSION_DENIED if the run is not made for it, FAILED_PRECONDITION if it said something else before or is too late */
+  /** @throws PERMISSION_DENIED if the run is not made for it, FAILED_PRECONDITION if the run began with something else of it, or without it */
   assertMayJoin(name: string, facts: JoinFacts): void;
   join(name: string, facts: JoinFacts): void;
   /** One that has joined. */
@@ -65,19 +65,20 @@ export function openRoster({ expected, quorum, waitSeconds, known, shareOf }: Ro
     count: () => members.size,
     assertMayJoin(name, facts) {
       if (!expected.includes(name)) throw notAllowed(`the run is not made for ${JSON.stringify(name)}`);
-      const joined = members.get(name)?.client.facts;
-      if (!joined && hasBegun) throw notNow(`the run has begun without ${name}; join the next one`);
-      const before = joined ?? known?.get(name);
+      const member = members.get(name);
+      if (!member && hasBegun) throw notNow(`the run has begun without ${name}; join the next one`);
+      // Until the run begins, a client may think better of it, after a failed attempt for instance.
+      const before = known?.get(name) ?? (hasBegun ? member?.client.facts : undefined);
       if (!before) return;
       for (const key of Object.keys(before) as (keyof JoinFacts)[])
         if (facts[key] !== before[key])
           throw notNow(
-            `${key} is ${facts[key]}, but was ${before[key]} when ${name} first joined; go on with the same data and layers`,
+            `${key} is ${facts[key]}, but was ${before[key]} when the run began with ${name}; go on with the same data and layers`,
           );
     },
     join(name, facts) {
-      if (members.has(name)) return;
-      const tasks = new ClientTasks(name);
+      if (hasBegun) return;
+      const tasks = members.get(name)?.tasks ?? new ClientTasks(name);
       members.set(name, { tasks, client: new RemoteClient({ name, facts, tasks, ...shareOf?.(facts) }) });
       beginIfReady();
     },
