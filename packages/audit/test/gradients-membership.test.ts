@@ -61,7 +61,10 @@ const points: Learner<readonly number[]> = {
   async gradients(samples, parameters) {
     const { data, dims } = parameters.get('x')!;
     const slopes = data.map((at, i) => mean(samples.map((s) => at - s[i]!)));
-    return new Map([['x', float32(slopes, dims)]]);
+    return {
+      loss: await points.loss(samples, parameters),
+      gradients: new Map([['x', float32(slopes, dims)]]),
+    };
   },
 };
 const mean = (values: readonly number[]) => values.reduce((sum, x) => sum + x, 0) / values.length;

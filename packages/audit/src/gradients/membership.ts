@@ -17,17 +17,21 @@ export interface SeenRound {
   readonly returned: NamedTensors;
 }
 
-/** A recommender's mean loss of samples, and the gradient of it. */
+/** A recommender's mean loss of samples; with the gradient of it. */
 export interface Learner<Sample> {
   loss(samples: readonly Sample[], parameters: NamedTensors): Promise<number>;
-  gradients(samples: readonly Sample[], parameters: NamedTensors): Promise<NamedTensors>;
+  gradients(
+    samples: readonly Sample[],
+    parameters: NamedTensors,
+  ): Promise<{ readonly loss: number; readonly gradients: NamedTensors }>;
 }
 
-export function languageLearner(model: LanguageModel, config: LoraConfig): Learner<Sequence> {
+/** Of an adapter without dropout, whatever the client trains with. */
+export function languageLearner(model: LanguageModel, lora: LoraConfig): Learner<Sequence> {
+  const config = { ...lora, dropout: 0 };
   return {
     loss: (samples, tensors) => model.loss(samples, { config, tensors }),
-    gradients: async (samples, tensors) =>
-      (await model.gradients(samples, { config, tensors }, { microBatch: 4 })).gradients,
+    gradients: (samples, tensors) => model.gradients(samples, { config, tensors }, { microBatch: 4 }),
   };
 }
 
@@ -48,10 +52,10 @@ export async function membershipScores<Sample>(
   for (const { sent, returned } of rounds) {
     const descent = difference(sent, returned);
     for (const [i, samples] of candidates.entries()) {
-      const before = await learner.loss(samples, sent);
+      const { loss: before, gradients } = await learner.gradients(samples, sent);
       const after = await learner.loss(samples, returned);
       sums[i]!.lossDrop += (before - after) / rounds.length;
-      sums[i]!.cosine += cosineOfTensors(descent, await learner.gradients(samples, sent)) / rounds.length;
+      sums[i]!.cosine += cosineOfTensors(descent, gradients) / rounds.length;
     }
   }
   return sums;
@@ -108,8 +112,9 @@ export async function simulatedRounds<Sample>(
     for (let epoch = 0; epoch < epochs; epoch++) {
       const order = random(seed, 'membership', round, epoch).shuffle(samples);
       for (let from = 0; from < order.length; from += batchSize) {
-        const slopes = await learner.gradients(order.slice(from, from + batchSize), state.parameters);
-        ({ state } = optimizer.update(slopes, state, learningRate));
+        const batch = order.slice(from, from + batchSize);
+        const { gradients } = await learner.gradients(batch, state.parameters);
+        ({ state } = optimizer.update(gradients, state, learningRate));
       }
     }
     seen.push({ sent, returned: state.parameters });
