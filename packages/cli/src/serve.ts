@@ -100,18 +100,26 @@ export async function serve(config: Config, o: ServeOptions): Promise<RunResult>
   const progress = o.progress ?? silent;
   const tokens = o.tokens === undefined ? undefined : await readTokens(o.tokens);
   const identities = authenticator({ ...(tokens && { tokens }), clientCa: o.clientCa !== undefined });
-  const begun = await begunBy(runDirectory(config), o);
+  const directory = runDirectory(config);
+  const begun = await begunBy(directory, o);
+  if (o.resume && !begun) progress.line(`no run has begun in ${directory}: a new one starts`);
   const expected = begun ? [...begun.keys()] : (o.clients ?? identities.clients);
   assertOptions(o, expected);
   const quorum = o.quorum ?? expected.length;
   // It shares the cores with what else runs here, and has several programs itself.
   const runtime = nodeRuntime({ ...(config.threads && { threads: config.threads }), spinning: false });
   const model = await openModel(config, runtime);
+  const record = recordOf(config, model);
+  let store: RunStore | undefined;
+  let recording: Recording | undefined;
   let server: OpenServer | undefined;
   const metrics = serverMetrics(() => server?.readings());
   let state: RunState = { ...beforeRun, rounds: config.federation.rounds };
-  const recording = o.record === undefined ? undefined : await openRecorder(o.record, progress);
+  const { stopped, work } = stopping(o.signal);
   try {
+    // Before it listens: a run that cannot go on has no use for clients.
+    if (begun) store = await openRun(directory, model.format, record);
+    if (o.record !== undefined) recording = await openRecorder(o.record, progress);
     server = await open(
       config,
       model,
@@ -120,15 +128,13 @@ export async function serve(config: Config, o: ServeOptions): Promise<RunResult>
       metrics,
       () => state,
     );
-  } catch (error) {
-    await recording?.close();
-    throw error;
-  }
-  const { stopped, work } = stopping(o.signal);
-  try {
     o.onListening?.(server.listening.address);
     const clients = await Promise.race([server.federation.joined(), stopped]);
-    const store = await openStore(config, model, clients, begun !== undefined, o.force);
+    store ??= await createRun(
+      directory,
+      { config: record, clients: membersOf(clients), force: o.force ?? false },
+      model.format,
+    );
     const products = rowProducts(runtime);
     try {
       const all = await model.initialParameters(config.seed);
@@ -173,11 +179,11 @@ export async function serve(config: Config, o: ServeOptions): Promise<RunResult>
       await Promise.race([server.left(), stopped]);
       return result;
     } finally {
-      await store.close();
       await products.dispose();
     }
   } finally {
-    await server.close();
+    await store?.close();
+    await server?.close();
     await recording?.close();
     await model.layers.release();
   }
@@ -317,7 +323,16 @@ function readPem(file: string): Promise<string> {
   });
 }
 
-/** What `openStore` writes of the clients as clients.json. */
+/** What config.json says: data is the clients' affair. */
+function recordOf({ data: _, ...settings }: Config, { checkpoint }: ModelParts): object {
+  return { ...settings, modelHash: checkpoint.hash, clients: 'remote' };
+}
+
+function membersOf(clients: readonly RemoteClient[]): z.infer<typeof membersSchema> {
+  return { method: 'remote', clients: clients.map(({ name, facts }) => ({ name, ...facts })) };
+}
+
+/** clients.json. */
 const membersSchema = z.object({
   method: z.literal('remote'),
   clients: z.array(
@@ -341,6 +356,8 @@ async function begunBy(
   directory: string,
   { resume = false, force = false }: ServeOptions,
 ): Promise<ReadonlyMap<string, JoinFacts> | undefined> {
+  if (resume && force)
+    throw new ConfigError('serve: --resume goes on with a run, --force replaces it; pass one of them');
   if (!existsSync(join(directory, 'config.json')) || force) return undefined;
   if (!resume)
     throw new Error(
@@ -354,25 +371,6 @@ async function begunBy(
   return new Map(
     members.data.clients.map(({ name, layersKept, ...facts }) => [name, { layersKept, ...facts }]),
   );
-}
-
-async function openStore(
-  config: Config,
-  { checkpoint, format }: ModelParts,
-  clients: readonly RemoteClient[],
-  hasBegun: boolean,
-  force = false,
-): Promise<RunStore> {
-  const directory = runDirectory(config);
-  const { data: _, ...settings } = config;
-  const record = { ...settings, modelHash: checkpoint.hash, clients: 'remote' };
-  const members = {
-    method: 'remote',
-    clients: clients.map(({ name, facts }) => ({ name, ...facts })),
-  };
-  return hasBegun
-    ? openRun(directory, format, record)
-    : createRun(directory, { config: record, clients: members, force }, format);
 }
 
 /** A client whose work ends with a signal, and whose item vectors may be those of an earlier round. */
