@@ -1,3 +1,4 @@
+export type { Claim } from './attacks/attack.ts';
 export { bootstrap } from './bootstrap.ts';
 export {
   type Defence,
@@ -8,9 +9,17 @@ export {
   releaseOf,
   typicalNorms,
 } from './defences/defence.ts';
+export { gradientAttacks } from './gradients/attacks.ts';
 export { type AuditedModel, auditedModel, depths } from './layerwise.ts';
+export { claimedPlaces } from './metrics.ts';
 export type { Release, StudyOptions } from './options.ts';
 export { cutCosts, recommendation, smallestCut } from './recommendation.ts';
 export * from './result.ts';
-export { type AuditedSequence, itemSequences, promptSequences, type SequenceMaker } from './sequences.ts';
+export {
+  type AuditedSequence,
+  itemSequences,
+  type PromptOptions,
+  promptSequences,
+  type SequenceMaker,
+} from './sequences.ts';
 export { attackStates, type StudyResult } from './study.ts';

@@ -2,6 +2,7 @@
 import type { Float32Tensor } from '@fellrec/graph';
 import type { Tokenizer, Trained } from '@fellrec/models';
 import type { Catalogue } from '@fellrec/recsys';
+import type { Finding } from './attacks/attack.ts';
 import type { SearchOptions } from './attacks/search.ts';
 import type { AuditedModel } from './layerwise.ts';
 import type { AttackName } from './result.ts';
@@ -37,5 +38,7 @@ export interface StudyOptions {
   readonly seed: number;
   /** Unit vectors of texts, for the reconstruction similarity. */
   readonly similarity?: ((texts: readonly string[]) => Promise<readonly Float32Array[]>) | undefined;
+  /** Hears what an attack says, before it is scored. */
+  readonly onFinding?: ((finding: Finding) => void) | undefined;
   readonly report?: ((stage: string, done: number, total: number) => void) | undefined;
 }

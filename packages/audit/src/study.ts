@@ -2,15 +2,15 @@
 // there, and what it recovers is scored on their histories alone.
 import { type Float32Tensor, float32 } from '@fellrec/graph';
 import type { Trained } from '@fellrec/models';
-import type { Claim, StateAttack } from './attacks/attack.ts';
+import type { Finding, StateAttack } from './attacks/attack.ts';
 import { catalogueAttack } from './attacks/catalogue.ts';
 import { invertedAttacks } from './attacks/inverted.ts';
 import { nearestAttacks } from './attacks/nearest.ts';
 import { depths, offsetsOf, type Selection } from './layerwise.ts';
 import { claimedPlaces } from './metrics.ts';
 import type { Release, StudyOptions } from './options.ts';
-import type { AttackName, AttackResult, AuditResult } from './result.ts';
-import { floorsOf, type Scorer, scorer } from './scores.ts';
+import type { AttackResult, AuditResult } from './result.ts';
+import { floorsOf, scorer } from './scores.ts';
 import { type AuditedSequence, historyPlaces } from './sequences.ts';
 
 export type StudyResult = Pick<AuditResult, 'inverter' | 'search' | 'floors' | 'attacks'>;
@@ -35,6 +35,13 @@ export async function attackStates(options: StudyOptions): Promise<StudyResult> 
   ];
   const selections = [...groups, ...opened].flatMap((one) => one.selections);
   const results: AttackResult[] = [];
+  const take = async (findings: readonly Finding[] = []) => {
+    for (const finding of findings) {
+      const { attack, depth, claims } = finding;
+      options.onFinding?.(finding);
+      results.push({ attack, depth, recovery: await score(claims) });
+    }
+  };
   const wanted = new Set(options.depths);
   for await (const { depth, states } of depths(model, selections, Math.max(...wanted))) {
     report?.('attacks', depth, model.cut.layerCount);
@@ -44,13 +51,12 @@ export async function attackStates(options: StudyOptions): Promise<StudyResult> 
     for (const attack of opened) {
       const extra = states.slice(at, at + attack.selections.length);
       at += extra.length;
-      const found = await attack.at(depth, { victims: victims!, auxiliary: others!, held: held! }, extra);
-      for (const one of found) results.push(await scored(one, score));
+      await take(await attack.at(depth, { victims: victims!, auxiliary: others!, held: held! }, extra));
     }
   }
   if (attacks.includes('search')) report?.('search', 0, 1);
   for (const attack of opened) {
-    for (const one of (await attack.finish?.()) ?? []) results.push(await scored(one, score));
+    await take(await attack.finish?.());
     await attack.dispose();
   }
   const { vocabulary, accuracy, runs } = inverted?.summary() ?? { vocabulary: 0, accuracy: [], runs: 0 };
@@ -82,11 +88,6 @@ function assertUsers({ victims, auxiliary, held, attacks }: StudyOptions): void 
       `audit: ${auxiliary.length} other users to train the inverter on and ${held.length} to measure it on; the data has too few, attack fewer`,
     );
 }
-
-const scored = async (
-  { attack, depth, claims }: { attack: AttackName; depth: number; claims: readonly Claim[] },
-  score: Scorer,
-): Promise<AttackResult> => ({ attack, depth, recovery: await score(claims) });
 
 /** States of sequences, as the server gets them, at chosen places. */
 function group(

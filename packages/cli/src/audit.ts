@@ -7,13 +7,18 @@ import {
   attackStates,
   auditedModel,
   bootstrap,
+  type Claim,
+  claimedPlaces,
   cutCosts,
   type Defence,
   type DefenceResult,
   defenceName,
   defendedMiddle,
+  type GradientResult,
+  gradientAttacks,
   itemSequences,
   type MetricName,
+  type PromptOptions,
   promptSequences,
   type Release,
   recommendation,
@@ -27,8 +32,11 @@ import {
   assertWhole,
   encoderModel,
   holdsEncoder,
+  type LanguageModel,
+  languageModel,
   loadTokenizer,
   openRecformer,
+  type RecformerCheckpoint,
   readAdapter,
   sentenceVectors,
   type Tokenizer,
@@ -43,7 +51,7 @@ import {
   subset,
   testSamples,
 } from '@fellrec/recsys';
-import { type Backend, defaultAttributes, openBackend } from './backends.ts';
+import { type AnyCheckpoint, type Backend, defaultAttributes, openBackend } from './backends.ts';
 import { type Config, ConfigError, parseConfig } from './config.ts';
 import { type Progress, silent } from './progress.ts';
 import { middleHere } from './split.ts';
@@ -62,6 +70,8 @@ export interface AuditOptions {
   /** Users that are attacked, and users that quality is measured on. */
   readonly users: number;
   readonly qualityUsers: number;
+  /** Users whose gradients and updates are attacked, of a language model; 0 for none. */
+  readonly gradientUsers: number;
   /** Other users whose prompts the inverter is trained on. */
   readonly auxiliaryUsers: number;
   readonly epochs: number;
@@ -83,6 +93,9 @@ export interface AuditOptions {
 const exact = 1e-3;
 /** Users that the inverter's accuracy is measured on. */
 const heldUsers = 30;
+/** Users whose states are matched, and batches of each size that the span test is tried on. */
+const matchedUsers = 8;
+const spanGroups = 4;
 
 /** @throws if the model has no such layer, or the data too few users. */
 export async function audit(o: AuditOptions, progress: Progress = silent): Promise<AuditResult> {
@@ -97,6 +110,7 @@ export async function audit(o: AuditOptions, progress: Progress = silent): Promi
   assertDepths(depths, layerCount);
   assertDefences(o, cuts, layerCount);
   const users = chosenUsers(o, dataset, maker);
+  const guesses = new Map<number, readonly Claim[]>();
   const study: StudyOptions = {
     model,
     tokenizer,
@@ -113,10 +127,14 @@ export async function audit(o: AuditOptions, progress: Progress = silent): Promi
     titles: o.titles,
     seed: o.seed,
     similarity: o.sentences === undefined ? undefined : await sentenceSimilarity(o, o.sentences, runtime),
+    onFinding: ({ attack, depth, claims }) => {
+      if (attack === 'inverter') guesses.set(depth, claims);
+    },
     report: progress.report,
   };
   try {
     const found = await attackStates(study);
+    const gradients = await attackGradients(o, study, subject, users, guesses, progress);
     const defences = await measureDefences(o, study, subject, dataset, cuts, progress);
     const sizes = new Map(
       [...backend.checkpoint.tensors].map(([name, { dims }]) => [name, elementCount(dims)]),
@@ -140,7 +158,7 @@ export async function audit(o: AuditOptions, progress: Progress = silent): Promi
       },
       seed: o.seed,
       ...found,
-      gradients: [],
+      gradients,
       defences,
       costs,
       recommendation: recommendation({ attacks: found.attacks, costs, layerCount, metric, threshold }),
@@ -148,6 +166,7 @@ export async function audit(o: AuditOptions, progress: Progress = silent): Promi
     };
   } finally {
     await model.layers.release();
+    await subject.language?.release();
     await backend.dispose();
   }
 }
@@ -161,6 +180,9 @@ interface Subject {
   readonly maker: SequenceMaker;
   readonly tokenizer: Tokenizer;
   readonly trained: Trained | undefined;
+  /** Of a language model. */
+  readonly prompts?: PromptOptions;
+  readonly language?: LanguageModel;
 }
 
 async function openSubject(
@@ -194,39 +216,40 @@ async function openSubject(
   assertWhole(backend.checkpoint, 'an audit');
   const tokenizer = await loadTokenizer(backend.checkpoint.directory);
   const { checkpoint } = backend;
-  const maxTokens =
-    'contextLength' in checkpoint.config
-      ? Math.min(o.maxTokens, checkpoint.config.contextLength)
-      : o.maxTokens;
-  const maker =
-    'limits' in checkpoint.config
-      ? itemSequences({
-          catalogue: dataset.catalogue,
-          tokenizer,
-          attributes: defaultAttributes(dataset),
-          config: {
-            startId: checkpoint.config.startId,
-            limits: {
-              ...checkpoint.config.limits,
-              maxTokens: Math.min(o.maxTokens, checkpoint.config.limits.maxTokens),
-            },
-          },
-        })
-      : promptSequences({
-          catalogue: dataset.catalogue,
-          tokenizer,
-          domain: config.domain,
-          maxTokens,
-          eosIds: checkpoint.config.eosIds,
-        });
-  return {
+  const { catalogue } = dataset;
+  const subject = {
     config,
     backend,
     model: auditedModel(backend.layers.model, runtime),
-    maker,
     tokenizer,
     trained: adapter && { lora: adapter.config, tensors: adapter.tensors },
   };
+  if (isEncoder(checkpoint)) {
+    const { startId, limits } = checkpoint.config;
+    const maxTokens = Math.min(o.maxTokens, limits.maxTokens);
+    return {
+      ...subject,
+      maker: itemSequences({
+        catalogue,
+        tokenizer,
+        attributes: defaultAttributes(dataset),
+        config: { startId, limits: { ...limits, maxTokens } },
+      }),
+    };
+  }
+  const { contextLength, eosIds } = checkpoint.config;
+  const maxTokens = Math.min(o.maxTokens, contextLength);
+  const prompts = { catalogue, tokenizer, domain: config.domain, maxTokens, eosIds };
+  return {
+    ...subject,
+    prompts,
+    maker: promptSequences(prompts),
+    language: languageModel(checkpoint, runtime),
+  };
+}
+
+function isEncoder(checkpoint: AnyCheckpoint): checkpoint is RecformerCheckpoint {
+  return 'family' in checkpoint;
 }
 
 function assertDepths(depths: readonly number[], layerCount: number): void {
@@ -256,12 +279,18 @@ function assertDefences(
     throw new ConfigError('audit: the defence "withheld" needs an adapter; give --adapter');
 }
 
+/** With the attacked users' samples, and those of the users that the inverter learns from. */
+type Users = Pick<StudyOptions, 'victims' | 'auxiliary' | 'held'> & {
+  readonly samples: readonly Sample[];
+  readonly others: readonly Sample[];
+};
+
 /** Attacked users, and others: nobody is in two groups. */
 function chosenUsers(
   { users, auxiliaryUsers, seed, data }: AuditOptions,
   dataset: Dataset,
   maker: SequenceMaker,
-): Pick<StudyOptions, 'victims' | 'auxiliary' | 'held'> & { readonly samples: readonly Sample[] } {
+): Users {
   const drawn = subset(dataset.users.flatMap(testSamples), undefined, seed, 'audit');
   const wanted = users + heldUsers + auxiliaryUsers;
   const chosen = subset(drawn, wanted, seed, 'audit').flatMap((sample) => {
@@ -279,6 +308,7 @@ function chosenUsers(
     victims: chosen.slice(0, users).map(({ sequence }) => sequence),
     held: others.slice(0, held).map(({ sequence }) => sequence),
     auxiliary: others.slice(held).map(({ sequence }) => sequence),
+    others: others.slice(held).map(({ sample }) => sample),
   };
 }
 
@@ -291,6 +321,60 @@ async function sentenceSimilarity(
   const model = encoderModel(checkpoint, runtime);
   const tokenizer = await loadTokenizer(checkpoint.directory);
   return (texts) => sentenceVectors(texts, model, tokenizer);
+}
+
+/** Attacks on gradients and adapters, of a language model; the matching of states begins at the inverter's guess. */
+async function attackGradients(
+  o: AuditOptions,
+  { model, victims, trained, known }: StudyOptions,
+  { prompts, language, config }: Subject,
+  { samples, others }: Users,
+  guesses: ReadonlyMap<number, readonly Claim[]>,
+  progress: Progress,
+): Promise<GradientResult[]> {
+  if (o.gradientUsers === 0 || !prompts || !language) return [];
+  const count = Math.min(o.gradientUsers, samples.length);
+  const { layerCount } = model.cut;
+  const [k] = [...guesses.keys()]
+    .filter((depth) => depth > 0 && depth < layerCount)
+    .sort((a, b) => Math.abs(a - layerCount / 4) - Math.abs(b - layerCount / 4));
+  const claims = k === undefined ? undefined : guesses.get(k);
+  const lora = { ...config.lora, dropout: 0 };
+  return gradientAttacks({
+    model,
+    language,
+    text: prompts,
+    victims: samples.slice(0, count),
+    others: others.slice(0, count),
+    trained,
+    known,
+    targetModules: ['q_proj', 'v_proj'],
+    seed: o.seed,
+    span: { batches: [1, 4], ranks: [8, 64], groups: spanGroups },
+    ...(claims && {
+      matching: {
+        k: k!,
+        steps: 60,
+        learningRate: 0.1,
+        candidates: 16,
+        checks: 32,
+        users: Math.min(count, matchedUsers),
+        accuracy: 1,
+        guess: (user) => guessedIds(victims[user]!, claims[user]!),
+      },
+    }),
+    labels: { shortlist: 256 },
+    membership: { lora, simulated: { rounds: 3, epochs: 1, batchSize: 4, learningRate: 1e-3 } },
+    report: progress.report,
+  });
+}
+
+/** The sequence as an attack has it: the template, and its claims. */
+function guessedIds(sequence: AuditedSequence, claim: Claim): number[] {
+  const ids = [...sequence.ids];
+  if ('tokens' in claim)
+    for (const [i, place] of claimedPlaces(sequence).entries()) ids[place] = claim.tokens[i]!;
+  return ids;
 }
 
 /** Each defence at each chosen depth: the attacks again, and the recommender through that cut. */

@@ -84,9 +84,17 @@ function describe(result: AuditResult): string {
     parts.push(
       `search: at most ${search.budget} candidates a token, ${search.candidates} run in all; a state counts as reproduced within ${search.tolerance} of its length`,
     );
+  if (result.gradients.length > 0) parts.push(gradientTable(result));
   if (defences.length > 0) parts.push(defenceTable(result));
   parts.push(recommendation.text);
   return parts.join('\n\n');
+}
+
+function gradientTable({ gradients }: AuditResult): string {
+  const rows = gradients.flatMap(({ attack, setting, metrics }) =>
+    Object.entries(metrics).map(([name, found]) => [`${attack}: ${setting}`, name, interval(found)]),
+  );
+  return table(['gradients and adapters', '', ''], rows);
 }
 
 function defenceTable({ defences, recommendation: { metric } }: AuditResult): string {
