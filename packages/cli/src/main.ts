@@ -121,6 +121,12 @@ export function program(): Command {
     .option('--defence-layers <list>', 'depths to measure defences at (default: 1, n/4, n/2)', wholes)
     .option('--users <count>', 'users to attack', positive, 100)
     .option('--quality-users <count>', 'users to measure R@10 under defences with', positive, 100)
+    .option(
+      '--gradient-users <count>',
+      'users to attack through gradients and adapters, 0 for none',
+      whole,
+      16,
+    )
     .option('--auxiliary-users <count>', 'other users that the inverter learns from', positive, 300)
     .option('--epochs <count>', 'epochs of the inverter at each depth', positive, 2)
     .option('--budget <count>', 'candidates that the search tries for a token', positive, 512)
