@@ -14,6 +14,7 @@ import {
   type Worker,
 } from '@fellrec/network';
 import {
+  type Dataset,
   meanMetrics,
   type Recommender,
   readDataset,
@@ -92,6 +93,25 @@ export async function join(options: JoinOptions): Promise<JoinResult> {
     giveUpSeconds: o.giveUpSeconds,
     onNote: (text) => progress.line(text),
   });
+  try {
+    return await takePart(o, { connection, dataset, samples, progress });
+  } catch (error) {
+    await connection.fail(error);
+    throw error;
+  }
+}
+
+interface Joined {
+  readonly connection: Connection;
+  readonly dataset: Dataset;
+  readonly samples: Samples;
+  readonly progress: Progress;
+}
+
+async function takePart(
+  o: JoinOptions,
+  { connection, dataset, samples, progress }: Joined,
+): Promise<JoinResult> {
   const { client, settingsJson } = connection.session();
   const config = settingsFor(o, settingsJson);
   progress.line(`joined as ${client}`);
@@ -172,10 +192,12 @@ function recommenderOf(backend: Backend, config: Config, connection: Connection,
   return { recommender: backend.keeping(o.k, middle), middle };
 }
 
+type Samples = Readonly<Record<'train' | 'validation' | 'test', ReturnType<typeof testSamples>>>;
+
 interface WorkerOptions {
   readonly client: string;
   readonly config: Config;
-  readonly samples: Readonly<Record<'train' | 'validation' | 'test', ReturnType<typeof testSamples>>>;
+  readonly samples: Samples;
   readonly recommender: Recommender;
   readonly progress: Progress;
 }

@@ -18,6 +18,7 @@ import {
   beforeRun,
   type FederationServer,
   FederationService,
+  type FederationServiceOptions,
   federationService,
   type JoinFacts,
   LayersService,
@@ -123,7 +124,14 @@ export async function serve(config: Config, o: ServeOptions): Promise<RunResult>
     server = await open(
       config,
       model,
-      { ...o, expected, quorum, known: begun, recording },
+      {
+        ...o,
+        expected,
+        quorum,
+        known: begun,
+        recording,
+        onFailed: (client, reason) => progress.line(`${client} failed and left: ${reason}`),
+      },
       identities,
       metrics,
       () => state,
@@ -217,7 +225,8 @@ async function open(
   config: Config,
   model: ModelParts,
   o: ServeOptions &
-    Pick<RosterOptions, 'expected' | 'quorum' | 'known'> & { readonly recording: Recording | undefined },
+    Pick<RosterOptions, 'expected' | 'quorum' | 'known'> &
+    Pick<FederationServiceOptions, 'onFailed'> & { readonly recording: Recording | undefined },
   identities: ReturnType<typeof authenticator>,
   metrics: ServerMetrics,
   runState: () => RunState,
@@ -254,6 +263,7 @@ async function open(
     settingsJson: JSON.stringify(settingsOf(config)),
     runState,
     maxUploadBytes,
+    onFailed: o.onFailed,
     shareOf: (facts: JoinFacts) => {
       const k = facts.layersKept;
       const held = holds(config, k, count);

@@ -1,12 +1,13 @@
 // Whether a server begins a run, goes on with one, or refuses before it listens.
-import { readFile } from 'node:fs/promises';
+import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { clientTransport, connect, createKeys, writeKeys } from '@fellrec/network';
+import { importDataset } from '@fellrec/recsys';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { loadConfig } from '../src/config.ts';
 import { silent } from '../src/progress.ts';
-import { serve } from '../src/serve.ts';
-import { embeddedModel, fellrec, filesOf, type Workspace, workspace } from './shared.ts';
+import { type ServeOptions, serve } from '../src/serve.ts';
+import { embeddedModel, fellrec, filesOf, interactions, items, type Workspace, workspace } from './shared.ts';
 
 let place: Workspace;
 let key: (name: string) => string;
@@ -24,11 +25,11 @@ const serving = async (settings: Parameters<Workspace['config']>[0], ...more: st
     ...more,
   );
 
-/** Starts a run and stops it as soon as it has begun; its client does nothing. Returns what the server said. */
-async function begin(name: string, resume: boolean): Promise<string[]> {
+type Watched = Pick<ServeOptions, 'resume' | 'signal' | 'progress'>;
+
+/** Starts a server, in this process. */
+async function serverOf(name: string, o: Watched) {
   const config = await loadConfig(await place.config({ name }), [], { remote: true });
-  const said: string[] = [];
-  const stop = new AbortController();
   const listening = Promise.withResolvers<string>();
   const served = serve(config, {
     host: '127.0.0.1',
@@ -40,6 +41,18 @@ async function begin(name: string, resume: boolean): Promise<string[]> {
     maxBytes: 2 ** 30,
     maxTokens: 65_536,
     logLevel: 'silent',
+    onListening: listening.resolve,
+    ...o,
+  });
+  served.catch(listening.reject);
+  return { served, address: await listening.promise };
+}
+
+/** Starts a run and stops it as soon as it has begun; its client does nothing. Returns what the server said. */
+async function begin(name: string, resume: boolean): Promise<string[]> {
+  const said: string[] = [];
+  const stop = new AbortController();
+  const { served, address } = await serverOf(name, {
     resume,
     progress: {
       ...silent,
@@ -47,13 +60,10 @@ async function begin(name: string, resume: boolean): Promise<string[]> {
       event: ({ type }) => type === 'round-started' && stop.abort(),
     },
     signal: stop.signal,
-    onListening: listening.resolve,
   });
-  served.catch(listening.reject);
-  const token = key('client-0.token');
   const { hash } = JSON.parse((await fellrec('model', 'info', embeddedModel, '--json')).stdout);
   await connect({
-    transport: await clientTransport({ server: await listening.promise, token }),
+    transport: await clientTransport({ server: address, token: key('client-0.token') }),
     facts: { modelHash: hash, layersKept: 1, trainSamples: 3, validationSamples: 2, testUsers: 1 },
     giveUpSeconds: 10,
   });
@@ -92,4 +102,24 @@ test('--resume with --force is wrong usage', async () => {
   const { code, stderr } = await serving({ name: 'both' }, '--resume', '--force');
   expect(stderr).toBe('fellrec: serve: --resume goes on with a run, --force replaces it; pass one of them\n');
   expect(code).toBe(2);
+});
+
+test('a client that fails tells the server why', async () => {
+  const data = join(place.folder, 'few');
+  const lines = (await readFile(interactions, 'utf8')).split('\n');
+  await writeFile(`${data}.tsv`, lines.slice(0, 4).join('\n'));
+  const columns = { sequence: 'items' };
+  await importDataset({ interactions: `${data}.tsv`, items, columns, kCore: 0, output: data });
+  const said: string[] = [];
+  const progress = { ...silent, line: (text: string) => said.push(text) };
+  const { served, address } = await serverOf('failing', { progress });
+  const { code, stderr } = await fellrec(
+    ...['join', address, '--token', key('client-0.token'), '--data', data, '--model', embeddedModel],
+    // A file, which title vectors cannot be put into.
+    ...['--threads', '1', '--cache', key('client-0.token')],
+  );
+  const message = /^fellrec: (EEXIST.+)$/m.exec(stderr)?.[1];
+  expect(code).toBe(1);
+  await expect(served).rejects.toThrow(`client-0 left: ${message}`);
+  expect(said).toEqual([`client-0 failed and left: ${message}`]);
 });

@@ -130,7 +130,9 @@ const requests: Readonly<Record<Method, fc.Arbitrary<object[]>>> = {
       truncated: weighted(1, [0, 4], uint32),
     })
     .map((message) => [message]),
-  leave: fc.record({ sessionId }).map((message) => [message]),
+  leave: fc
+    .record({ sessionId, reason: fc.option(fc.string(), { nil: undefined }) })
+    .map((message) => [message]),
 };
 const request = fc.constantFrom(...(Object.keys(requests) as Method[])).chain((name) =>
   fc.record({
@@ -224,7 +226,10 @@ async function openWorld() {
     for (let round = 1; !isOver; round++)
       for (const kind of ['train', 'evaluate', 'test'] as const) {
         turn = new AbortController();
-        await ofMallory![kind](initial, { round, signal: turn.signal }).catch(() => {});
+        await ofMallory![kind](initial, { round, signal: turn.signal }).catch(async () => {
+          // At once, for as long as mallory has failed.
+          if (!turn.signal.aborted) await new Promise(setImmediate);
+        });
       }
   })();
 

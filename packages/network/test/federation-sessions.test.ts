@@ -221,6 +221,50 @@ describe('tasks', () => {
     await second;
   });
 
+  it('fail with a client that says why it leaves, until it joins again', async () => {
+    const failed: string[][] = [];
+    const server = await serve({
+      expected: ['north'],
+      onFailed: (client, reason) => failed.push([client, reason]),
+    });
+    const connection = await connect({
+      transport: server.carrier.transport('north'),
+      facts: joinFacts,
+      giveUpSeconds: 5,
+    });
+    const [remote] = await server.federation.joined();
+    const update = remote!.train(initial, { round: 5 });
+    update.catch(() => {});
+    await connection.fail(new Error(`\x1b[2Jno\r\nmemory\u202e ${'x'.repeat(9000)}`));
+    const reason = `[2Jno memory ${'x'.repeat(487)}`;
+    expect(failed).toEqual([['north', reason]]);
+    await expect(update).rejects.toThrow(`north left: ${reason}`);
+    await expect(remote!.evaluate(initial, { round: 5 })).rejects.toThrow('north left');
+    expect(server.sessions.count()).toBe(0);
+    await connection.fail(new Error('it has left already'));
+    expect(failed).toHaveLength(1);
+
+    const api = server.client('north');
+    const { sessionId } = await api.join(joinFacts);
+    const again = remote!.evaluate(initial, { round: 6 });
+    const { taskId } = await api.getTask({ sessionId });
+    await api.reportResult({ sessionId, taskId, samples: 4, loss: 0.5 });
+    expect(await again).toEqual({ samples: 4, loss: 0.5 });
+    await api.leave({ sessionId, reason: '\n' });
+    expect(failed[1]).toEqual(['north', 'no reason given']);
+  });
+
+  it('wait for a client that failed before the run began', async () => {
+    const server = await serve({ expected: ['north', 'south'] });
+    const [north, south] = [server.client('north'), server.client('south')];
+    const { sessionId: failing } = await north.join(joinFacts);
+    await north.leave({ sessionId: failing, reason: 'the disk is full' });
+    const { sessionId } = await south.join(joinFacts);
+    expect(await south.getRound({ sessionId })).toMatchObject({ joined: 1, expected: 2 });
+    await north.join(joinFacts);
+    expect(await server.federation.joined()).toHaveLength(2);
+  });
+
   it('count progress once, even if it is reported twice', async () => {
     const server = await serve();
     const api = server.client('north');

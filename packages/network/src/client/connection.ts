@@ -9,6 +9,7 @@ import {
   type JoinResponse,
   SessionEnd,
 } from '#proto/federation_pb';
+import { plainReason } from '../protocol/reason.ts';
 import { explained, isPassing, sessionEndOf } from './trouble.ts';
 
 export interface ConnectOptions {
@@ -40,10 +41,15 @@ export interface Connection {
   onSession(listener: (session: JoinResponse) => void): void;
   /** Ends the session. */
   leave(): Promise<void>;
+  /** Ends it and tells the server why this client cannot go on, if that can be told. Never fails. */
+  fail(error: unknown): Promise<void>;
 }
 
 /** Of calls that are answered at once. */
 export const promptly = { timeoutMs: 30_000 };
+
+/** Of a client that ends with an error, perhaps because there is no server. */
+const lastWords = { timeoutMs: 5000 };
 
 const firstDelayMs = 100;
 const longestDelayMs = 10_000;
@@ -92,6 +98,10 @@ export async function connect(options: ConnectOptions): Promise<Connection> {
     },
     async leave() {
       await federation.leave({ sessionId: session.sessionId }, promptly);
+    },
+    async fail(error) {
+      const reason = plainReason(error instanceof Error ? error.message : String(error));
+      await federation.leave({ sessionId: session.sessionId, reason }, lastWords).catch(() => {});
     },
   };
 }

@@ -11,6 +11,7 @@ import {
 } from '#proto/federation_pb';
 import { invalid } from '../protocol/invalid.ts';
 import { assertChecksum, assertSameTensors, hex, partsOf } from '../protocol/parameters.ts';
+import { plainReason } from '../protocol/reason.ts';
 import { clientKey } from './identity.ts';
 import { factsOf, type ServedModel } from './join.ts';
 import { notFound, notNow } from './refusals.ts';
@@ -34,6 +35,8 @@ export interface FederationServiceOptions extends RosterOptions {
   readonly maxUploadBytes: number;
   /** Of a part of parameters, at most (default: 1 MiB). Messages must be allowed to be 1 KiB larger. */
   readonly chunkBytes?: number;
+  /** Told of clients that leave because they failed. */
+  readonly onFailed?: ((client: string, reason: string) => void) | undefined;
 }
 
 export interface FederationServer {
@@ -56,7 +59,8 @@ const taskKinds: Readonly<Record<Kind, TaskKind>> = {
 };
 
 export function federationService(options: FederationServiceOptions): FederationServer {
-  const { sessions, model, settingsJson, runState, quorum, maxUploadBytes, chunkBytes = 2 ** 20 } = options;
+  const { sessions, model, settingsJson, runState, quorum, maxUploadBytes, onFailed } = options;
+  const { chunkBytes = 2 ** 20 } = options;
   const roster = openRoster(options);
   const uploads = openUploads({ maxBytes: maxUploadBytes });
 
@@ -173,7 +177,13 @@ export function federationService(options: FederationServiceOptions): Federation
       return {};
     },
     leave(request, context) {
-      sessions.leave(callerOf(request, context).session);
+      const { session } = callerOf(request, context);
+      sessions.leave(session);
+      if (request.reason !== undefined) {
+        const reason = plainReason(request.reason);
+        roster.fail(session.client, reason);
+        onFailed?.(session.client, reason);
+      }
       return {};
     },
   };

@@ -29,6 +29,8 @@ export interface Roster {
   /** @throws PERMISSION_DENIED if the run is not made for it, FAILED_PRECONDITION if the run began with something else of it, or without it */
   assertMayJoin(name: string, facts: JoinFacts): void;
   join(name: string, facts: JoinFacts): void;
+  /** It left because of an error. Before the run begins it has not joined then; later its tasks fail until it joins again. */
+  fail(name: string, reason: string): void;
   /** One that has joined. */
   member(name: string): Member;
   /** Everyone of the run, in the order of `expected`, once it can begin. */
@@ -77,10 +79,17 @@ export function openRoster({ expected, quorum, waitSeconds, known, shareOf }: Ro
           );
     },
     join(name, facts) {
-      if (hasBegun) return;
+      if (hasBegun) {
+        members.get(name)!.tasks.goOn();
+        return;
+      }
       const tasks = members.get(name)?.tasks ?? new ClientTasks(name);
       members.set(name, { tasks, client: new RemoteClient({ name, facts, tasks, ...shareOf?.(facts) }) });
       beginIfReady();
+    },
+    fail(name, reason) {
+      if (hasBegun) members.get(name)!.tasks.fail(reason);
+      else members.delete(name);
     },
     member: (name) => members.get(name)!,
     complete: () => promise,

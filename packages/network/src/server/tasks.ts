@@ -72,6 +72,7 @@ export class ClientTasks {
   readonly #waiting = new Set<() => void>();
   #open: Open | undefined;
   #isFinished = false;
+  #failure: Error | undefined;
 
   constructor(client: string) {
     this.#client = client;
@@ -79,11 +80,12 @@ export class ClientTasks {
 
   /**
    * The result of a task, as soon as the client delivers it.
-   * @throws the signal's reason when it is aborted, and if the client has another task.
+   * @throws the signal's reason when it is aborted, if the client failed, and if it has another task.
    */
   perform<K extends Kind>(order: Order<K>): Promise<Results[K]> {
     const { id, kind, round, parameters, items, onProgress, signal } = order;
     signal?.throwIfAborted();
+    if (this.#failure) throw this.#failure;
     if (this.#open) throw new Error(`${this.#client} is still at task ${this.#open.task.id}`);
     if (this.#isFinished) throw new Error(`${this.#client} was told that the run is over`);
     const ending = new AbortController();
@@ -161,6 +163,17 @@ export class ClientTasks {
     const open = this.#open!;
     this.#end(open, { type: 'delivered', kind, mark });
     open.resolve(result);
+  }
+
+  /** The client cannot go on: what it has to do fails, now and until it goes on. */
+  fail(reason: string): void {
+    this.#failure = new Error(`${this.#client} left: ${reason}`);
+    if (this.#open) this.#close(this.#open, this.#failure);
+  }
+
+  /** The client is there again. */
+  goOn(): void {
+    this.#failure = undefined;
   }
 
   /** Answers those who wait in `next`. */
