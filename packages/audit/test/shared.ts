@@ -26,14 +26,14 @@ import { afterAll } from 'vitest';
 import { type AuditedModel, auditedModel } from '../src/layerwise.ts';
 import type { StudyOptions } from '../src/options.ts';
 import { attackNames } from '../src/result.ts';
-import { itemSequences, promptSequences, type SequenceMaker } from '../src/sequences.ts';
+import { promptSequences, type SequenceMaker } from '../src/sequences.ts';
 
 const quickstart = join(import.meta.dirname, '../../cli/quickstart');
 const fixtures = join(import.meta.dirname, '../../models/test/fixtures');
 export const runtime = nodeRuntime({ threads: 1, spinning: false });
 
 /** An empty folder, removed when the file's tests are done. */
-export function temporaryFolder(): string {
+function temporaryFolder(): string {
   const folder = mkdtempSync(join(tmpdir(), 'fellrec-audit-'));
   afterAll(() => rmSync(folder, { recursive: true, force: true }));
   return folder;
@@ -72,8 +72,6 @@ export async function openTinyEncoder(): Promise<{ checkpoint: RecformerCheckpoi
 export function storyPrompts(catalogue: Dataset['catalogue'], tokenizer: Tokenizer): SequenceMaker {
   return promptSequences({ catalogue, tokenizer, domain: videoGames, maxTokens: 320, eosIds: [2] });
 }
-
-export { itemSequences };
 
 export interface Users {
   readonly victims: number;

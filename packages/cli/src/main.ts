@@ -109,14 +109,7 @@ export function program(): Command {
       'depths to attack, 0 for embeddings, n for after the last layer (default: all)',
       wholes,
     )
-    .option('--attacks <list>', 'which attacks', names, [
-      'head',
-      'embedding-cosine',
-      'embedding-l2',
-      'inverter',
-      'search',
-      'catalogue',
-    ])
+    .option('--attacks <list>', 'which attacks on hidden states (default: all)', names)
     .option('--defences <list>', 'none, float16, int8, bits:4, noise:8, row-noise:8, withheld', names, [])
     .option('--defence-layers <list>', 'depths to measure defences at (default: 1, n/4, n/2)', wholes)
     .option('--users <count>', 'users to attack', positive, 100)

@@ -193,7 +193,7 @@ interface Moments {
 }
 
 /** Mean and standard deviation of each column. */
-export function momentsOf({ data, dims }: Float32Tensor): Moments {
+function momentsOf({ data, dims }: Float32Tensor): Moments {
   const [rows, d] = dims as [number, number];
   const mean = new Float64Array(d);
   const squares = new Float64Array(d);

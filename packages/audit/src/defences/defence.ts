@@ -48,7 +48,7 @@ export function defenceName(defence: Defence): string {
 }
 
 /** Probability with which a noise mechanism may fail its epsilon. */
-export const delta = 1e-5;
+const delta = 1e-5;
 
 /** L2 norms to clip to: of single states, and of all of a sequence. */
 export interface Norms {

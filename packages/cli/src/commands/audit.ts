@@ -18,7 +18,7 @@ import { writeReport } from '../report/page.ts';
 import { table } from '../table.ts';
 
 export interface Flags extends Omit<AuditOptions, 'attacks' | 'defences' | 'metric'> {
-  readonly attacks: readonly string[];
+  readonly attacks?: readonly string[];
   readonly defences: readonly string[];
   readonly metric: string;
   readonly output?: string;
@@ -35,7 +35,12 @@ export async function run({ output, json, ...flags }: Flags): Promise<void> {
   print(result, describe(result), { json: json ?? false });
 }
 
-function checked({ attacks, defences, metric, ...flags }: Omit<Flags, 'output' | 'json'>): AuditOptions {
+function checked({
+  attacks = attackNames,
+  defences,
+  metric,
+  ...flags
+}: Omit<Flags, 'output' | 'json'>): AuditOptions {
   const unknown = attacks.filter((name) => !attackNames.includes(name as AttackName));
   if (unknown.length > 0)
     throw new ConfigError(`audit: no attack "${unknown.join('", "')}"; there are ${attackNames.join(', ')}`);
