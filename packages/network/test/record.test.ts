@@ -233,6 +233,23 @@ test('every field of every request has a place', () => {
   }
 });
 
+test('docs/split.md says of every field of every request what it tells', async () => {
+  const text = await readFile(join(import.meta.dirname, '../../../docs/split.md'), 'utf8');
+  const rows = [...text.matchAll(/^\| ((?:`\w+`(?:, )?)+) \| `(\w+)` \| .+ \|$/gm)];
+  const listed = rows.flatMap(([, messages, field]) =>
+    [...messages!.matchAll(/\w+/g)].map(([message]) => `${message}.${field}`),
+  );
+  const fields = new Set<string>();
+  const visit = (desc: DescMessage): void => {
+    for (const { name, message } of desc.fields) {
+      fields.add(`${desc.name.replace(/Request$/, '')}.${name}`);
+      if (message) visit(message);
+    }
+  };
+  for (const { methods } of [FederationService, LayersService]) for (const { input } of methods) visit(input);
+  expect(listed.toSorted()).toEqual([...fields].sort());
+});
+
 test('numbers that JSON has no word for, and names that are none', async () => {
   const metrics = { ndcg: Number.NaN, ['__proto__']: 1, loss: Number.NEGATIVE_INFINITY };
   const request = create(ReportResultRequestSchema, { metrics: Object.fromEntries(Object.entries(metrics)) });
