@@ -306,11 +306,12 @@ async function open(
   };
 }
 
-function openRecorder(folder: string, progress: Progress): Promise<Recording> {
+async function openRecorder(folder: string, progress: Progress): Promise<Recording> {
+  const recording = await openRecording({ folder, onNote: progress.line });
   progress.line(
     `recording all that clients send, states and adapters included, to ${folder}: keep it as their data, for an audit of this server only`,
   );
-  return openRecording({ folder, onNote: progress.line });
+  return recording;
 }
 
 /** What clients get to know: everything but where things lie here, and whose data it is about. */
