@@ -104,7 +104,7 @@ test('--resume with --force is wrong usage', async () => {
   expect(code).toBe(2);
 });
 
-test('a client that fails tells the server why', async () => {
+test('a client that fails tells the server, and its error to nobody else', async () => {
   const data = join(place.folder, 'few');
   const lines = (await readFile(interactions, 'utf8')).split('\n');
   await writeFile(`${data}.tsv`, lines.slice(0, 4).join('\n'));
@@ -118,8 +118,8 @@ test('a client that fails tells the server why', async () => {
     // A file, which title vectors cannot be put into.
     ...['--threads', '1', '--cache', key('client-0.token')],
   );
-  const message = /^fellrec: (EEXIST.+)$/m.exec(stderr)?.[1];
+  expect(stderr).toMatch(/^fellrec: EEXIST.+$/m);
   expect(code).toBe(1);
-  await expect(served).rejects.toThrow(`client-0 left: ${message}`);
-  expect(said).toEqual([`client-0 failed and left: ${message}`]);
+  await expect(served).rejects.toThrow('client-0 left: unknown');
+  expect(said).toEqual(['client-0 failed and left: unknown']);
 });

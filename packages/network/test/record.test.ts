@@ -296,7 +296,7 @@ test('a folder that cannot be written to any more ends the recording, not the ru
   await rm(join(folder, 'bodies'), { recursive: true });
   await layers.forward(forward());
   await recording.close();
-  expect(notes).toEqual([expect.stringMatching(/recording ends after 2 messages: .*cannot write/)]);
+  expect(notes).toEqual([expect.stringMatching(/recording ends after [12] messages?: .*cannot write/)]);
 });
 
 test('a recording is not written over', async () => {

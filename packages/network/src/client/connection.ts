@@ -9,7 +9,7 @@ import {
   type JoinResponse,
   SessionEnd,
 } from '#proto/federation_pb';
-import { plainReason } from '../protocol/reason.ts';
+import { failedPart } from './failed-part.ts';
 import { explained, isPassing, sessionEndOf } from './trouble.ts';
 
 export interface ConnectOptions {
@@ -41,7 +41,7 @@ export interface Connection {
   onSession(listener: (session: JoinResponse) => void): void;
   /** Ends the session. */
   leave(): Promise<void>;
-  /** Ends it and tells the server why this client cannot go on, if that can be told. Never fails. */
+  /** Ends it and tells the server which part of this client failed, if that can be told. Never fails. */
   fail(error: unknown): Promise<void>;
 }
 
@@ -100,7 +100,7 @@ export async function connect(options: ConnectOptions): Promise<Connection> {
       await federation.leave({ sessionId: session.sessionId }, promptly);
     },
     async fail(error) {
-      const reason = plainReason(error instanceof Error ? error.message : String(error));
+      const reason = failedPart(error);
       await federation.leave({ sessionId: session.sessionId, reason }, lastWords).catch(() => {});
     },
   };
