@@ -292,11 +292,11 @@ test('beyond its limit recording ends and says so, and requests are answered on'
 test('a folder that cannot be written to any more ends the recording, not the run', async () => {
   const { layers } = clients();
   await layers.forward(forward());
-  while ((await bodies()).length === 0);
+  while ((await readFile(join(folder, 'requests.jsonl'), 'utf8')).length === 0); // the body is whole by then
   await rm(join(folder, 'bodies'), { recursive: true });
   await layers.forward(forward());
   await recording.close();
-  expect(notes).toEqual([expect.stringMatching(/recording ends after [12] messages?: .*cannot write/)]);
+  expect(notes).toEqual([expect.stringMatching(/recording ends after 2 messages: .*(cannot write|ENOENT)/)]);
 });
 
 test('a recording is not written over', async () => {
