@@ -124,6 +124,8 @@ export interface AuditResult {
     readonly layerCount: number;
     readonly hiddenSize: number;
     readonly adapter?: string;
+    /** The recording whose states were attacked. */
+    readonly capture?: string;
   };
   readonly data: {
     readonly name: string;

@@ -52,6 +52,7 @@ import {
   testSamples,
 } from '@fellrec/recsys';
 import { type AnyCheckpoint, type Backend, defaultAttributes, openBackend } from './backends.ts';
+import { type Captured, type CaptureOptions, capturedSequences } from './captured.ts';
 import { type Config, ConfigError, parseConfig } from './config.ts';
 import { type Progress, silent } from './progress.ts';
 import { middleHere } from './split.ts';
@@ -61,6 +62,8 @@ export interface AuditOptions {
   readonly data: string;
   /** What the client's layers have learned: a PEFT folder. */
   readonly adapter?: string | undefined;
+  /** What `fellrec serve --record` wrote: its states are attacked instead, at the depth that they come from. */
+  readonly capture?: CaptureOptions | undefined;
   /** Depths that are attacked (default: all). */
   readonly layers?: readonly number[] | undefined;
   readonly attacks: readonly AttackName[];
@@ -105,11 +108,14 @@ export async function audit(o: AuditOptions, progress: Progress = silent): Promi
   const subject = await openSubject(o, dataset, runtime, progress);
   const { backend, model, maker, tokenizer, trained } = subject;
   const { layerCount, hiddenSize } = model.cut;
-  const depths = o.layers ?? Array.from({ length: layerCount + 1 }, (_, depth) => depth);
+  const captured = o.capture && (await capturedSequences(o.capture, subject, dataset, o.users));
+  const depths = captured
+    ? [captured.k]
+    : (o.layers ?? Array.from({ length: layerCount + 1 }, (_, depth) => depth));
   const cuts = o.defenceLayers ?? usualCuts(layerCount);
   assertDepths(depths, layerCount);
   assertDefences(o, cuts, layerCount);
-  const users = chosenUsers(o, dataset, maker);
+  const users = chosenUsers(o, dataset, maker, captured);
   const guesses = new Map<number, readonly Claim[]>();
   const study: StudyOptions = {
     model,
@@ -123,7 +129,11 @@ export async function audit(o: AuditOptions, progress: Progress = silent): Promi
     attacks: o.attacks,
     depths,
     epochs: o.epochs,
-    search: { budget: o.budget, tolerance: exact, take: 'first' },
+    // Its adapter changed from step to step: no state is reproduced exactly.
+    search: captured
+      ? { budget: o.budget, tolerance: Number.POSITIVE_INFINITY, take: 'nearest' }
+      : { budget: o.budget, tolerance: exact, take: 'first' },
+    release: captured?.release,
     titles: o.titles,
     seed: o.seed,
     similarity: o.sentences === undefined ? undefined : await sentenceSimilarity(o, o.sentences, runtime),
@@ -149,6 +159,7 @@ export async function audit(o: AuditOptions, progress: Progress = silent): Promi
         layerCount,
         hiddenSize,
         ...(o.adapter !== undefined && { adapter: o.adapter }),
+        ...(o.capture && { capture: o.capture.folder }),
       },
       data: {
         name: dataset.name,
@@ -290,22 +301,23 @@ function chosenUsers(
   { users, auxiliaryUsers, seed, data }: AuditOptions,
   dataset: Dataset,
   maker: SequenceMaker,
+  captured: Captured | undefined,
 ): Users {
-  const drawn = subset(dataset.users.flatMap(testSamples), undefined, seed, 'audit');
-  const wanted = users + heldUsers + auxiliaryUsers;
-  const chosen = subset(drawn, wanted, seed, 'audit').flatMap((sample) => {
+  const free = dataset.users.filter(({ id }) => !captured?.users.has(id)).flatMap(testSamples);
+  const attacked = captured ? 0 : users;
+  const chosen = subset(free, attacked + heldUsers + auxiliaryUsers, seed, 'audit').flatMap((sample) => {
     const sequence = maker.history(sample);
     return sequence ? [{ sample, sequence }] : [];
   });
-  if (chosen.length < users + 2)
+  if (chosen.length < attacked + 2)
     throw new Error(
-      `audit: ${data} has ${chosen.length} users with a history and a test item that fit; --users ${users} needs more, for the inverter learns from others`,
+      `audit: ${data} has ${chosen.length} users with a history and a test item that fit${captured ? ' besides those recorded' : ''}; --users ${users} needs more, for the inverter learns from others`,
     );
-  const others = chosen.slice(users);
+  const others = chosen.slice(attacked);
   const held = Math.min(heldUsers, Math.ceil(others.length / 4));
   return {
-    samples: chosen.slice(0, users).map(({ sample }) => sample),
-    victims: chosen.slice(0, users).map(({ sequence }) => sequence),
+    samples: chosen.slice(0, attacked).map(({ sample }) => sample),
+    victims: captured?.sequences ?? chosen.slice(0, attacked).map(({ sequence }) => sequence),
     held: others.slice(0, held).map(({ sequence }) => sequence),
     auxiliary: others.slice(held).map(({ sequence }) => sequence),
     others: others.slice(held).map(({ sample }) => sample),
@@ -332,7 +344,7 @@ async function attackGradients(
   guesses: ReadonlyMap<number, readonly Claim[]>,
   progress: Progress,
 ): Promise<GradientResult[]> {
-  if (o.gradientUsers === 0 || !prompts || !language) return [];
+  if (o.gradientUsers === 0 || samples.length === 0 || !prompts || !language) return [];
   const count = Math.min(o.gradientUsers, samples.length);
   const { layerCount } = model.cut;
   const [k] = [...guesses.keys()]

@@ -105,6 +105,11 @@ export function program(): Command {
     .requiredOption('--data <folder>', 'data folder')
     .option('--adapter <folder>', "what the client's layers have learned, a PEFT folder")
     .option(
+      '--capture <folder>',
+      'attack the training that "serve --record" wrote, of the client with this data',
+    )
+    .option('--client <name>', 'whose training, if the recording has several')
+    .option(
       '--layers <list>',
       'depths to attack, 0 for embeddings, n for after the last layer (default: all)',
       wholes,

@@ -3,6 +3,7 @@
 // read the histories, which is why k matters.
 import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import type { AuditResult } from '@fellrec/audit';
 import { type Float32Tensor, float32, nodeRuntime } from '@fellrec/graph';
 import { llama, llamaCut, loadTokenizer, openCheckpoint, readSafetensors } from '@fellrec/models';
 import { importDataset, readDataset, trainingSamples, videoGames } from '@fellrec/recsys';
@@ -14,7 +15,7 @@ import { claimedPlaces } from '../../audit/src/metrics.js';
 import { type AuditedSequence, promptSequences } from '../../audit/src/sequences.js';
 import { join as takePart } from '../src/join.ts';
 import { type RemotePlace, remotePlace } from './remote.ts';
-import { embeddedModel, interactions, items } from './shared.ts';
+import { embeddedModel, fellrec, interactions, items } from './shared.ts';
 
 vi.setConfig({ testTimeout: 300_000, hookTimeout: 300_000 });
 
@@ -460,4 +461,22 @@ test('whoever knows the weights of the base model reads histories and targets fr
     expect(right / truth.length).toBeGreaterThanOrEqual(0.99);
   }
   expect(attacked[1][0].distance).toBeGreaterThan(0.01);
+});
+
+test('audit attacks a recording', async () => {
+  const { stdout, stderr, code } = await fellrec(
+    ...['audit', '--model', embeddedModel, '--data', dataOf('client-0'), '--capture', folder],
+    ...['--client', 'client-0', '--cache', join(place.folder, 'cache'), '--threads', '1'],
+    ...['--users', '2', '--auxiliary-users', '8', '--max-tokens', String(maxTokens)],
+    ...['--attacks', 'inverter,search', '--json'],
+  );
+  expect(stderr).not.toContain('fellrec:');
+  expect(code).toBe(0);
+  const { attacks, data } = JSON.parse(stdout) as AuditResult;
+  expect(data.users).toBe(2);
+  expect(attacks.map(({ attack, depth }) => [attack, depth])).toEqual([
+    ['inverter', k],
+    ['search', k],
+  ]);
+  expect(attacks[1]!.recovery.tokenAccuracy!.mean).toBeGreaterThanOrEqual(0.99);
 });

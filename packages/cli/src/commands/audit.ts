@@ -17,7 +17,9 @@ import { auditSection } from '../report/audit.ts';
 import { writeReport } from '../report/page.ts';
 import { table } from '../table.ts';
 
-export interface Flags extends Omit<AuditOptions, 'attacks' | 'defences' | 'metric'> {
+export interface Flags extends Omit<AuditOptions, 'attacks' | 'defences' | 'metric' | 'capture'> {
+  readonly capture?: string;
+  readonly client?: string;
   readonly attacks?: readonly string[];
   readonly defences: readonly string[];
   readonly metric: string;
@@ -39,6 +41,8 @@ function checked({
   attacks = attackNames,
   defences,
   metric,
+  capture,
+  client,
   ...flags
 }: Omit<Flags, 'output' | 'json'>): AuditOptions {
   const unknown = attacks.filter((name) => !attackNames.includes(name as AttackName));
@@ -46,9 +50,14 @@ function checked({
     throw new ConfigError(`audit: no attack "${unknown.join('", "')}"; there are ${attackNames.join(', ')}`);
   if (!metricNames.includes(metric as MetricName))
     throw new ConfigError(`audit: no metric "${metric}"; there are ${metricNames.join(', ')}`);
+  if (capture !== undefined && (flags.layers || flags.defenceLayers || defences.length > 0))
+    throw new ConfigError(
+      'audit: with --capture the depth is that of the recording, and states left as they did',
+    );
   try {
     return {
       ...flags,
+      ...(capture !== undefined && { capture: { folder: capture, client } }),
       attacks: attacks as AttackName[],
       metric: metric as MetricName,
       defences: defences.map(parseDefence),
