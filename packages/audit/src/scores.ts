@@ -11,7 +11,13 @@ export type Scorer = (claims: readonly Claim[]) => Promise<Recovery>;
 
 export function scorer({ victims, tokenizer, seed, similarity }: StudyOptions): Scorer {
   const truths = victims.map((victim) => textOf(victim, historyTokens(victim)));
-  let truthVectors: Promise<readonly Float32Array[]> | undefined;
+  // Much of what attacks say is the truth.
+  const known = new Map<string, Float32Array>();
+  async function vectorsOf(texts: readonly string[]): Promise<Float32Array[]> {
+    const fresh = [...new Set(texts)].filter((text) => !known.has(text));
+    for (const [i, vector] of (await similarity!(fresh)).entries()) known.set(fresh[i]!, vector);
+    return texts.map((text) => known.get(text)!);
+  }
   function textOf({ items }: AuditedSequence, tokens: readonly number[]): string {
     let from = 0;
     const texts = items.map(({ places }) => {
@@ -32,11 +38,10 @@ export function scorer({ victims, tokenizer, seed, similarity }: StudyOptions): 
       for (const name of metricNames) add(name, (found as Partial<Record<MetricName, number>>)[name]);
     }
     if (similarity && claims.every((claim) => 'tokens' in claim)) {
-      truthVectors ??= similarity(truths);
       const texts = claims.map((claim, v) =>
         textOf(victims[v]!, 'tokens' in claim ? Array.from(claim.tokens) : []),
       );
-      const [own, theirs] = [await truthVectors, await similarity(texts)];
+      const [own, theirs] = [await vectorsOf(truths), await vectorsOf(texts)];
       for (const [v, vector] of own.entries())
         add(
           'similarity',

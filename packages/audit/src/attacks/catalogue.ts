@@ -12,6 +12,7 @@ import {
   random,
   topIndices,
 } from '@fellrec/graph';
+import type { EmbeddedTokens } from '@fellrec/models';
 import { offsetsOf, rowBlocks, rowsBetween, type Selection } from '../layerwise.ts';
 import { claimedPlaces } from '../metrics.ts';
 import type { StudyOptions } from '../options.ts';
@@ -19,7 +20,7 @@ import { type AuditedSequence, historyPlaces, type PlacedItem } from '../sequenc
 import type { StateAttack } from './attack.ts';
 
 /** Titles whose last token is near a state are compared there token by token. */
-const nearTitles = 32;
+const nearTitles = 16;
 /** A token speaks for a title if its cosine is above this, and against it below. */
 const even = 0.5;
 
@@ -48,7 +49,7 @@ export async function catalogueAttack(options: StudyOptions): Promise<StateAttac
     : targetsByVector(options, titles);
   return {
     selections: [
-      { sequences: alone, places: alone.map(historyPlaces), trained: known },
+      { sequences: alone.map(upToTitle), places: alone.map(historyPlaces), trained: known },
       ...targets.selections,
     ],
     async at(depth, observed, [states, ...others]) {
@@ -65,6 +66,12 @@ export async function catalogueAttack(options: StudyOptions): Promise<StateAttac
       await targets.dispose();
     },
   };
+}
+
+/** What follows a title has no part in its states where tokens read backwards only: where there is an answer. */
+function upToTitle(sequence: AuditedSequence): EmbeddedTokens {
+  if (sequence.answer.length === 0) return sequence;
+  return { ids: sequence.ids.slice(0, historyPlaces(sequence).at(-1)! + 1) };
 }
 
 /** The victims' items, and others drawn. */
