@@ -47,11 +47,13 @@ async function refine(
   model: AuditedModel,
   sequences: readonly AuditedSequence[],
   states: SearchedStates,
-  { tolerance, trained }: SearchOptions,
+  { tolerance: exact, take, trained }: SearchOptions,
 ): Promise<{ readonly found: Int32Array; readonly runs: number }> {
   const places = sequences.map(claimedPlaces);
   const offsets = offsetsOf(places.map(({ length }) => length));
   const count = candidatesAt(states, 0).length;
+  // The nearest is never near enough.
+  const tolerance = take === 'nearest' ? 0 : exact;
   let runs = 0;
 
   /** Distances of variants of sequences, each to the states observed of its sequence. */
