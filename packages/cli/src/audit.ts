@@ -97,8 +97,8 @@ const exact = 1e-3;
 /** Users that the inverter's accuracy is measured on. */
 const heldUsers = 30;
 /** Users whose states are matched, and batches of each size that the span test is tried on. */
-const matchedUsers = 8;
-const spanGroups = 4;
+const matchedUsers = 4;
+const spanGroups = 2;
 
 /** @throws if the model has no such layer, or the data too few users. */
 export async function audit(o: AuditOptions, progress: Progress = silent): Promise<AuditResult> {
@@ -376,7 +376,7 @@ async function attackGradients(
       },
     }),
     labels: { shortlist: 256 },
-    membership: { lora, simulated: { rounds: 3, epochs: 1, batchSize: 4, learningRate: 1e-3 } },
+    membership: { lora, simulated: { rounds: 2, epochs: 2, batchSize: 4, learningRate: 1e-3 } },
     report: progress.report,
   });
 }

@@ -123,11 +123,11 @@ export function program(): Command {
       '--gradient-users <count>',
       'users to attack through gradients and adapters, 0 for none',
       whole,
-      16,
+      8,
     )
     .option('--auxiliary-users <count>', 'other users that the inverter learns from', positive, 300)
     .option('--epochs <count>', 'epochs of the inverter at each depth', positive, 2)
-    .option('--budget <count>', 'candidates that the search tries for a token', positive, 512)
+    .option('--budget <count>', 'candidates that the search tries for a token', positive, 128)
     .option('--titles <count>', 'titles that the catalogue attack compares', positive, 3000)
     .option('--threshold <share>', 'recovery from which a cut counts as unsafe', share, 0.1)
     .option('--metric <name>', 'recovery that counts for the recommendation', 'items')

@@ -257,7 +257,8 @@ async function inputMatching(
     accuracies.guess.push(right(guess));
     accuracies.rounded.push(right(rounded));
     accuracies.found.push(right(tokens));
-    accuracies.objective.push(objective.at(-1)! / objective[0]!);
+    // A guess that is right leaves nothing to do.
+    accuracies.objective.push(objective[0] === 0 ? 0 : objective.at(-1)! / objective[0]!);
   }
   await matcher.dispose();
   const mean = (values: readonly number[]) => bootstrap(values, seed);
