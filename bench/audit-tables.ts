@@ -63,7 +63,9 @@ for (const file of process.argv.slice(2)) {
       inverter
         ? `Inverter: ${inverter.tokens} tokens of ${inverter.users} users, vocabulary ${inverter.vocabulary}, ${inverter.epochs} epochs; accuracy on others by depth ${accuracy!.join(', ')}.`
         : '',
-      search ? `Search: at most ${search.budget} candidates a token, ${search.candidates} run.` : '',
+      search
+        ? `Search: at most ${search.budget} candidates a token, ${search.candidates} run; by depth users found completely, stopped at a token not among the candidates, at a wrong one: ${search.ends.map(({ depth, complete, unlisted, mistaken }) => `${depth}: ${complete}/${unlisted}/${mistaken}`).join(', ')}.`
+        : '',
       gradients.length === 0
         ? ''
         : table(

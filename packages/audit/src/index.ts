@@ -1,5 +1,5 @@
 export type { Claim } from './attacks/attack.ts';
-export { bootstrap } from './bootstrap.ts';
+
 export { readCapture } from './capture.ts';
 export {
   type Defence,

@@ -34,14 +34,17 @@ export interface AtDepth {
 const batchTokens = 4096;
 
 interface Part {
-  readonly selection: number;
+  readonly trained: Trained | undefined;
   readonly layout: TokenLayout;
   states: Float32Tensor;
   /** Rows of `states` and where they go. */
-  readonly rows: readonly { readonly from: number; readonly to: number }[];
+  readonly rows: readonly { readonly selection: number; readonly from: number; readonly to: number }[];
 }
 
-/** The hidden states of selections at depth 0 .. `to` (default n), one depth after another. */
+/**
+ * The hidden states of selections at depth 0 .. `to` (default n), one depth after another. Selections of the same list of
+ * sequences are computed once.
+ */
 export async function* depths(
   { cut, layers, runtime }: AuditedModel,
   selections: readonly Selection[],
@@ -50,18 +53,25 @@ export async function* depths(
   const counts = selections.map(({ places }) => places.reduce((n, of) => n + of.length, 0));
   const embedding = await runtime.compile(cut.embedding(), { prepack: false });
   const parts: Part[] = [];
-  for (const [selection, { sequences, places }] of selections.entries()) {
-    const offsets = offsetsOf(places.map(({ length }) => length));
+  const offsets = selections.map(({ places }) => offsetsOf(places.map(({ length }) => length)));
+  for (const same of sharing(selections)) {
+    const { sequences, trained } = selections[same[0]!]!;
     for (const batch of batches(sequences)) {
       const own = batch.map((index) => sequences[index]!);
       const layout = cut.layout(own);
       const feeds = cut.embeddingFeeds(own, layout);
       const known = Object.entries(feeds).filter(([name]) => embedding.inputs.has(name));
       const { states } = await embedding.run(Object.fromEntries(known));
-      const rows = batch.flatMap((index, b) =>
-        places[index]!.map((place, i) => ({ from: rowOf(place, b, layout), to: offsets[index]! + i })),
+      const rows = same.flatMap((selection) =>
+        batch.flatMap((index, b) =>
+          selections[selection]!.places[index]!.map((place, i) => ({
+            selection,
+            from: rowOf(place, b, layout),
+            to: offsets[selection]![index]! + i,
+          })),
+        ),
       );
-      parts.push({ selection, layout, states: states as Float32Tensor, rows });
+      parts.push({ trained, layout, states: states as Float32Tensor, rows });
     }
   }
   await embedding.dispose();
@@ -70,7 +80,7 @@ export async function* depths(
     if (depth === to) return;
     for (const part of parts) {
       const before = part.states;
-      const { trained } = selections[part.selection]!;
+      const { trained } = part;
       part.states = await layers.forward({ from: depth, to: depth + 1 }, before, part.layout, { trained });
       freeTensor(before);
     }
@@ -102,10 +112,24 @@ function batches(sequences: readonly EmbeddedTokens[]): number[][] {
 
 function gathered(parts: readonly Part[], selection: number, count: number, d: number): Float32Tensor {
   const all = zeros([count, d]);
-  for (const { selection: own, states, rows } of parts)
-    if (own === selection)
-      for (const { from, to } of rows) all.data.set(states.data.subarray(from * d, (from + 1) * d), to * d);
+  for (const { states, rows } of parts)
+    for (const { selection: own, from, to } of rows)
+      if (own === selection) all.data.set(states.data.subarray(from * d, (from + 1) * d), to * d);
   return all;
+}
+
+/** Selections by what they compute, by their number. */
+function sharing(selections: readonly Selection[]): number[][] {
+  const groups: number[][] = [];
+  for (const [number, { sequences, trained }] of selections.entries()) {
+    const group = groups.find(([first]) => {
+      const other = selections[first!]!;
+      return other.sequences === sequences && other.trained === trained;
+    });
+    if (group) group.push(number);
+    else groups.push([number]);
+  }
+  return groups;
 }
 
 /** Where each of so many begins, if they lie one behind the other. */

@@ -1,11 +1,8 @@
 // What an audit finds, as plain data: what `fellrec audit --json` prints and the report draws.
 
-/** A mean over users with its bootstrap interval (95 %). */
-export interface Interval {
-  readonly mean: number;
-  readonly low: number;
-  readonly high: number;
-}
+import type { Interval } from '@fellrec/recsys';
+
+export type { Interval };
 
 /**
  * `tokenAccuracy`: history tokens right at their place. `tokenRecall`: found anywhere in the reconstruction (as a
@@ -116,6 +113,16 @@ export interface Recommendation {
   readonly text: string;
 }
 
+/** How the searches of a depth ended, in sequences. */
+export interface SearchEnds {
+  /** Every token found. */
+  readonly complete: number;
+  /** No candidate reproduced the state: the token was not among them. */
+  readonly unlisted: number;
+  /** A wrong candidate counted as reproducing it. */
+  readonly mistaken: number;
+}
+
 export interface AuditResult {
   readonly model: {
     readonly path: string;
@@ -152,6 +159,8 @@ export interface AuditResult {
     readonly tolerance: number;
     /** Candidates computed in all. */
     readonly candidates: number;
+    /** Of the search token by token (none where tokens read both ways), how it ended, in users. */
+    readonly ends: readonly (SearchEnds & { readonly depth: number })[];
   };
   readonly floors: readonly FloorResult[];
   readonly attacks: readonly AttackResult[];

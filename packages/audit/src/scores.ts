@@ -1,14 +1,15 @@
 // Claims about users, scored, with intervals; and what guessing scores.
-import { random } from '@fellrec/graph';
+import { type Random, random } from '@fellrec/graph';
+import { bootstrap } from '@fellrec/recsys';
 import type { Claim } from './attacks/attack.ts';
-import { bootstrap } from './bootstrap.ts';
+import { titlesToTry } from './attacks/catalogue.ts';
 import { claimedPlaces, scoresOf } from './metrics.ts';
 import type { StudyOptions } from './options.ts';
 import { type FloorResult, type MetricName, metricNames, type Recovery } from './result.ts';
 import { type AuditedSequence, historyPlaces } from './sequences.ts';
 
 /** Users whose texts are compared as sentences: a wrong text is long, and takes as long as an attack. */
-const similarityUsers = 32;
+const similarityUsers = 16;
 
 export type Scorer = (claims: readonly Claim[]) => Promise<Recovery>;
 
@@ -72,12 +73,11 @@ function itemScores(
   };
 }
 
-/** What is recovered without any state. */
-export async function floorsOf(
-  { victims, auxiliary, popularity, model, seed }: StudyOptions,
-  score: Scorer,
-): Promise<FloorResult[]> {
+/** What is recovered without any state: how long a target is can be seen all the same, and titles of its length drawn. */
+export async function floorsOf(options: StudyOptions, score: Scorer): Promise<FloorResult[]> {
+  const { victims, auxiliary, popularity, model, seed } = options;
   const draw = random(seed, 'floor');
+  const byLength = titlesByLength(options);
   const counts = new Map<number, number>();
   for (const token of auxiliary.flatMap(historyTokens)) counts.set(token, (counts.get(token) ?? 0) + 1);
   const [frequent] = [...counts].reduce((best, one) => (one[1] > best[1] ? one : best), [-1, 0]);
@@ -96,7 +96,7 @@ export async function floorsOf(
     'template only': victims.map((victim) => ({
       tokens: claimedPlaces(victim).map(() => -1),
       items: [],
-      target: -1,
+      target: drawn(byLength.get(victim.answer.length) ?? [], draw) ?? -1,
     })),
   };
   const results: FloorResult[] = [];
@@ -106,4 +106,15 @@ export async function floorsOf(
     results.push({ floor: floor as FloorResult['floor'], recovery: { ...tokens, ...items } });
   }
   return results;
+}
+
+/** Titles that the catalogue attack tries, by their number of tokens; none where there is no answer to see. */
+function titlesByLength(options: StudyOptions): Map<number, number[]> {
+  const { victims, attacks, sequences } = options;
+  if (!attacks.includes('catalogue') || victims.every(({ answer }) => answer.length === 0)) return new Map();
+  return Map.groupBy(titlesToTry(options), (item) => sequences.item(item)?.answer.length ?? 0);
+}
+
+function drawn<T>(list: readonly T[], { integer }: Random): T | undefined {
+  return list[integer(list.length)];
 }

@@ -28,8 +28,15 @@ export async function attackStates(options: StudyOptions): Promise<StudyResult> 
     opened.push(await nearestAttacks(options));
   if (attacks.includes('catalogue')) opened.push(await catalogueAttack(options));
 
+  const hasAnswers = options.victims.some(({ answer }) => answer.length > 0);
   const groups = [
     group(options.victims, claimedPlaces, options.trained, options.release),
+    group(
+      attacks.includes('catalogue') && hasAnswers ? options.victims : [],
+      taughtPlaces,
+      options.trained,
+      options.release,
+    ),
     group(inverted ? auxiliary : [], historyPlaces, options.known, options.release),
     group(inverted ? options.held : [], historyPlaces, options.known, options.release),
   ];
@@ -46,12 +53,13 @@ export async function attackStates(options: StudyOptions): Promise<StudyResult> 
   for await (const { depth, states } of depths(model, selections, Math.max(...wanted))) {
     report?.('attacks', depth, model.cut.layerCount);
     if (!wanted.has(depth)) continue;
-    const [victims, others, held] = groups.map(({ observed }, i) => observed(states[i]!, depth));
+    const [victims, taught, others, held] = groups.map(({ observed }, i) => observed(states[i]!, depth));
+    const seen = { victims: victims!, taught: taught!, auxiliary: others!, held: held! };
     let at = groups.length;
     for (const attack of opened) {
       const extra = states.slice(at, at + attack.selections.length);
       at += extra.length;
-      await take(await attack.at(depth, { victims: victims!, auxiliary: others!, held: held! }, extra));
+      await take(await attack.at(depth, seen, extra));
     }
   }
   if (attacks.includes('search')) report?.('search', 0, 1);
@@ -59,26 +67,34 @@ export async function attackStates(options: StudyOptions): Promise<StudyResult> 
     await take(await attack.finish?.());
     await attack.dispose();
   }
-  const { vocabulary, accuracy, runs } = inverted?.summary() ?? { vocabulary: 0, accuracy: [], runs: 0 };
+  const learned = inverted?.summary();
   return {
     floors: await floorsOf(options, score),
     attacks: results.sort(
       (a, b) => a.depth - b.depth || attacks.indexOf(a.attack) - attacks.indexOf(b.attack),
     ),
-    ...(inverted && {
+    ...(learned && {
       inverter: {
         users: auxiliary.length,
         tokens: auxiliary.flatMap(historyPlaces).length,
-        vocabulary,
+        vocabulary: learned.vocabulary,
         epochs,
-        accuracy,
+        accuracy: learned.accuracy,
       },
     }),
-    ...(attacks.includes('search') && {
-      search: { budget: search.budget, tolerance: search.tolerance, candidates: runs },
-    }),
+    ...(learned &&
+      attacks.includes('search') && {
+        search: {
+          budget: search.budget,
+          tolerance: search.tolerance,
+          candidates: learned.runs,
+          ends: learned.ends,
+        },
+      }),
   };
 }
+
+const taughtPlaces = ({ answer }: AuditedSequence) => answer.map((place) => place - 1);
 
 function assertUsers({ victims, auxiliary, held, attacks }: StudyOptions): void {
   if (victims.length === 0) throw new Error('audit: no users to attack');

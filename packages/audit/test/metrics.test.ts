@@ -1,6 +1,5 @@
 import type { Tokenizer } from '@fellrec/models';
 import { describe, expect, test } from 'vitest';
-import { bootstrap, quantile } from '../src/bootstrap.ts';
 import { rougeL, scoresOf } from '../src/metrics.ts';
 import type { AuditedSequence } from '../src/sequences.ts';
 
@@ -64,31 +63,5 @@ describe('scores of a reconstruction', () => {
     ['', 'x', 0],
   ])('ROUGE-L of "%s" and "%s"', (a, b, expected) => {
     expect(rougeL(a, b)).toBeCloseTo(expected, 12);
-  });
-});
-
-describe('intervals', () => {
-  test('quantiles are numpy.quantile', () => {
-    const sorted = [0.1, 0.35, 0.4, 0.8];
-    expect([0.025, 0.5, 0.975].map((q) => quantile(sorted, q))).toEqual([
-      expect.closeTo(0.11875, 12),
-      expect.closeTo(0.375, 12),
-      expect.closeTo(0.77, 12),
-    ]);
-  });
-
-  test('of a share, about the normal one: 1.96 sqrt(p (1 - p) / n)', () => {
-    const values = Array.from({ length: 400 }, (_, i) => (i % 4 === 0 ? 1 : 0));
-    const { mean, low, high } = bootstrap(values, 1);
-    const half = 1.96 * Math.sqrt((0.25 * 0.75) / 400);
-    expect(mean).toBe(0.25);
-    expect(mean - low).toBeCloseTo(half, 2);
-    expect(high - mean).toBeCloseTo(half, 2);
-    expect(bootstrap(values, 1)).toEqual({ mean, low, high });
-  });
-
-  test('of equal values it is a point, of none an error', () => {
-    expect(bootstrap([0.5, 0.5, 0.5], 1)).toEqual({ mean: 0.5, low: 0.5, high: 0.5 });
-    expect(() => bootstrap([], 1)).toThrow('no users');
   });
 });

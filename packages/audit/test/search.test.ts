@@ -1,7 +1,7 @@
 import { type Float32Tensor, random } from '@fellrec/graph';
 import { describe, expect, test } from 'vitest';
 import { refiningSearch } from '../src/attacks/refine.ts';
-import { sequentialSearch } from '../src/attacks/search.ts';
+import { searchEnds, sequentialSearch } from '../src/attacks/search.ts';
 import { type AuditedModel, depths } from '../src/layerwise.ts';
 import { claimedPlaces } from '../src/metrics.ts';
 import type { AuditedSequence } from '../src/sequences.ts';
@@ -98,6 +98,7 @@ describe('the exact search', () => {
     );
     expect([...found[0]!.subarray(0, place)]).toEqual(truth([sequence!]).slice(0, place));
     expect(new Set(found[0]!.subarray(place))).toEqual(new Set([-1]));
+    expect(searchEnds([sequence!], found[0]!)).toEqual({ complete: 0, unlisted: 1, mistaken: 0 });
   });
 
   test('a wide tolerance takes the first candidate, the nearest of all is the right one', async () => {
@@ -113,6 +114,8 @@ describe('the exact search', () => {
     const nearest = await sequentialSearch(model, [sequence!], [states], { ...wide, take: 'nearest' });
     expect([...first.found[0]!]).not.toEqual(truth([sequence!]));
     expect([...nearest.found[0]!]).toEqual(truth([sequence!]));
+    expect(searchEnds([sequence!], first.found[0]!)).toEqual({ complete: 0, unlisted: 0, mistaken: 1 });
+    expect(searchEnds([sequence!], nearest.found[0]!)).toEqual({ complete: 1, unlisted: 0, mistaken: 0 });
   });
 
   test('where tokens read both ways a guess is improved until its states are those observed', async () => {

@@ -1,3 +1,4 @@
+import { float32 } from '@fellrec/graph';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { releaseOf, typicalNorms } from '../src/defences/defence.ts';
 import type { StudyOptions } from '../src/options.ts';
@@ -76,6 +77,17 @@ describe('what leaves otherwise', () => {
   test('float32 tolerance does not fit int8: no state is reproduced', async () => {
     const result = await at(releaseOf({ kind: 'int8' }, { row: 1, matrix: 1 }, 1));
     expect(mean(result, 'search', 2, 'tokenAccuracy')).toBeLessThan(0.05);
+  });
+
+  test('states without anything in them give no attack anything', async () => {
+    const empty: StudyOptions['release'] = ({ data, dims }) => float32(new Float32Array(data.length), dims);
+    const result = await at(empty, { attacks: options.attacks, depths: [5] });
+    for (const { recovery } of result.attacks) {
+      expect(recovery.tokenAccuracy?.mean ?? 0).toBeLessThan(0.2);
+      expect(recovery.items?.mean ?? 0).toBeLessThan(0.2);
+    }
+    // The length of a target is still to be seen, and few titles have it.
+    expect(mean(result, 'catalogue', 5, 'target')).toBeLessThan(mean(found, 'catalogue', 5, 'target')!);
   });
 
   test('noise of a small epsilon hides the history, from every attack', async () => {

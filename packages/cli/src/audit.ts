@@ -6,7 +6,6 @@ import {
   type AuditResult,
   attackStates,
   auditedModel,
-  bootstrap,
   type Claim,
   claimedPlaces,
   cutCosts,
@@ -43,6 +42,7 @@ import {
   type Trained,
 } from '@fellrec/models';
 import {
+  bootstrap,
   type Dataset,
   popularity,
   readDataset,
@@ -375,7 +375,7 @@ async function attackGradients(
         guess: (user) => guessedIds(victims[user]!, claims[user]!),
       },
     }),
-    labels: { shortlist: 256 },
+    labels: { shortlist: 64 },
     membership: { lora, simulated: { rounds: 2, epochs: 2, batchSize: 4, learningRate: 1e-3 } },
     report: progress.report,
   });

@@ -31,7 +31,7 @@ const result: AuditResult = {
     epochs: 3,
     accuracy: [{ depth: 4, accuracy: 0.8125 }],
   },
-  search: { budget: 4096, tolerance: 0.001, candidates: 1_234_567 },
+  search: { budget: 4096, tolerance: 0.001, candidates: 1_234_567, ends: [] },
   floors: [
     { floor: 'most frequent', recovery: { tokenAccuracy: around(0.08) } },
     { floor: 'random', recovery: { items: around(0.05) } },

@@ -8,6 +8,8 @@ import type { AttackName } from '../result.ts';
 export interface ObservedStates {
   /** As the server gets them: at the places of history and answer. */
   readonly victims: Float32Tensor;
+  /** The same users' at the places before each of the answer: what the head is taught to say the answer on. */
+  readonly taught: Float32Tensor;
   /** What the attacker makes of other users' prompts in the same way, at the places of their histories. */
   readonly auxiliary: Float32Tensor;
   readonly held: Float32Tensor;

@@ -13,11 +13,11 @@ import {
   topIndices,
 } from '@fellrec/graph';
 import type { EmbeddedTokens } from '@fellrec/models';
-import { offsetsOf, rowBlocks, rowsBetween, type Selection } from '../layerwise.ts';
+import { offsetsOf, rowBlocks, rowsBetween } from '../layerwise.ts';
 import { claimedPlaces } from '../metrics.ts';
 import type { StudyOptions } from '../options.ts';
 import { type AuditedSequence, historyPlaces, type PlacedItem } from '../sequences.ts';
-import type { StateAttack } from './attack.ts';
+import type { ObservedStates, StateAttack } from './attack.ts';
 
 /** Titles whose last token is near a state are compared there token by token. */
 const nearTitles = 16;
@@ -48,13 +48,10 @@ export async function catalogueAttack(options: StudyOptions): Promise<StateAttac
     ? await targetsByHead(options, alone)
     : targetsByVector(options, titles);
   return {
-    selections: [
-      { sequences: alone.map(upToTitle), places: alone.map(historyPlaces), trained: known },
-      ...targets.selections,
-    ],
-    async at(depth, observed, [states, ...others]) {
+    selections: [{ sequences: alone.map(upToTitle), places: alone.map(historyPlaces), trained: known }],
+    async at(depth, observed, [states]) {
       const matched = await matcher.match(observed.victims, ofVictims, states!, ofTitles);
-      const guessed = await targets.find(others, states!, ofTitles);
+      const guessed = await targets.find(observed, states!, ofTitles);
       const claims = victims.map(({ items }, v) => ({
         items: firstApart(matched[v]!, items.length).map(({ title }) => titles[title]!),
         target: titles[guessed[v]!]!,
@@ -74,11 +71,12 @@ function upToTitle(sequence: AuditedSequence): EmbeddedTokens {
   return { ids: sequence.ids.slice(0, historyPlaces(sequence).at(-1)! + 1) };
 }
 
-/** The victims' items, and others drawn. */
-function titlesToTry({ victims, catalogue, titles, seed }: StudyOptions): number[] {
+/** The victims' items, and others drawn, in no order. */
+export function titlesToTry({ victims, catalogue, titles, seed }: StudyOptions): number[] {
+  const { shuffle } = random(seed, 'titles');
   const own = new Set(victims.flatMap(({ items, target }) => [...items.map(({ item }) => item), target]));
-  const others = random(seed, 'titles').shuffle([...catalogue.items.keys()].filter((item) => !own.has(item)));
-  return [...own, ...others.slice(0, Math.max(0, titles - own.size))];
+  const others = shuffle([...catalogue.items.keys()].filter((item) => !own.has(item)));
+  return shuffle([...own, ...others.slice(0, Math.max(0, titles - own.size))]);
 }
 
 export interface Match extends Rows {
@@ -144,10 +142,9 @@ export function firstApart(matches: readonly Match[], count: number): Match[] {
 }
 
 interface TargetFinder {
-  readonly selections: readonly Selection[];
   /** The place of the guessed target among the titles, one a victim. */
   find(
-    extra: readonly Float32Tensor[],
+    observed: Pick<ObservedStates, 'victims' | 'taught'>,
     titleStates: Float32Tensor,
     titles: readonly Rows[],
   ): Promise<number[]>;
@@ -159,7 +156,7 @@ interface TargetFinder {
  * predict the target. Where the answer begins and how long it is can be seen; titles of another length are out.
  */
 async function targetsByHead(
-  { model: { cut, runtime }, victims, trained }: StudyOptions,
+  { model: { cut, runtime }, victims }: StudyOptions,
   titles: readonly AuditedSequence[],
 ): Promise<TargetFinder> {
   const hidden = input('hidden', 'float32', ['rows', cut.hiddenSize]);
@@ -167,13 +164,10 @@ async function targetsByHead(
   const answers = titles.map(({ ids, answer }) => answer.map((place) => ids[place]!));
   const rows = rowsOf(victims.map(({ answer }) => answer.length));
   return {
-    selections: [
-      { sequences: victims, places: victims.map(({ answer }) => answer.map((p) => p - 1)), trained },
-    ],
-    async find([states]) {
+    async find({ taught }) {
       const found: number[] = [];
       for (const { from, to } of rows) {
-        const part = await program.run({ hidden: rowsBetween(states!, from, to) });
+        const part = await program.run({ hidden: rowsBetween(taught, from, to) });
         const { data, dims } = part.logProbabilities as Float32Tensor;
         const scores = answers.map((tokens) =>
           tokens.length === to - from
@@ -189,17 +183,15 @@ async function targetsByHead(
 }
 
 /** By the cosine of the mean states of history and title, without the mean over all titles. */
-function targetsByVector({ victims, trained }: StudyOptions, titles: readonly number[]): TargetFinder {
-  const places = victims.map(historyPlaces);
-  const rows = rowsOf(places.map(({ length }) => length));
+function targetsByVector({ victims }: StudyOptions, titles: readonly number[]): TargetFinder {
+  const rows = rowsOf(victims.map((one) => historyPlaces(one).length));
   const seen = victims.map(({ items }) => new Set(items.map(({ item }: PlacedItem) => item)));
   return {
-    selections: [{ sequences: victims, places, trained }],
-    async find([states], titleStates, ofTitles) {
+    async find({ victims: states }, titleStates, ofTitles) {
       const d = titleStates.dims[1]!;
       const vectors = meansOf(titleStates, ofTitles);
       const mean = meanRow(vectors);
-      const [known, own] = [unitWithout(vectors, mean), unitWithout(meansOf(states!, rows), mean)];
+      const [known, own] = [unitWithout(vectors, mean), unitWithout(meansOf(states, rows), mean)];
       return victims.map((_, v) =>
         largest(
           // Nobody's target is in the history.

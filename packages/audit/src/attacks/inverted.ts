@@ -2,11 +2,12 @@
 
 import { tokenClaims } from '../metrics.ts';
 import type { StudyOptions } from '../options.ts';
+import type { SearchEnds } from '../result.ts';
 import { type AuditedSequence, historyPlaces } from '../sequences.ts';
 import type { StateAttack } from './attack.ts';
 import { inverterTrainer } from './inverter.ts';
 import { refiningSearch } from './refine.ts';
-import { type SearchedStates, sequentialSearch } from './search.ts';
+import { type SearchedStates, searchEnds, sequentialSearch } from './search.ts';
 
 /** What was learned on the way, for the report. */
 export interface InvertedAttacks extends StateAttack {
@@ -14,6 +15,8 @@ export interface InvertedAttacks extends StateAttack {
     readonly vocabulary: number;
     readonly accuracy: readonly { readonly depth: number; readonly accuracy: number }[];
     readonly runs: number;
+    /** Of the search token by token. */
+    readonly ends: readonly (SearchEnds & { readonly depth: number })[];
   };
 }
 
@@ -29,6 +32,7 @@ export async function invertedAttacks(options: StudyOptions): Promise<InvertedAt
   const accuracy: { depth: number; accuracy: number }[] = [];
   const budget = attacks.includes('search') ? Math.min(search.budget, counts.size) : 1;
   let runs = 0;
+  const ends: (SearchEnds & { depth: number })[] = [];
   return {
     selections: [],
     async at(depth, { victims: states, auxiliary, held }) {
@@ -48,6 +52,8 @@ export async function invertedAttacks(options: StudyOptions): Promise<InvertedAt
       const find = model.cut.decoding ? sequentialSearch : refiningSearch;
       const found = await find(model, victims, searched, { ...search, trained: known });
       runs = found.runs;
+      if (model.cut.decoding)
+        ends.push(...searched.map(({ depth }, i) => ({ depth, ...searchEnds(victims, found.found[i]!) })));
       return searched.map(({ depth }, i) => ({
         attack: 'search',
         depth,
@@ -55,7 +61,7 @@ export async function invertedAttacks(options: StudyOptions): Promise<InvertedAt
       }));
     },
     dispose: () => trainer.dispose(),
-    summary: () => ({ vocabulary: counts.size, accuracy, runs }),
+    summary: () => ({ vocabulary: counts.size, accuracy, runs, ends }),
   };
 }
 

@@ -9,6 +9,7 @@ import type { TokenLayout, Trained } from '@fellrec/models';
 import { withBranches } from '../branches.ts';
 import { type AuditedModel, offsetsOf, rowOf } from '../layerwise.ts';
 import { claimedPlaces } from '../metrics.ts';
+import type { SearchEnds } from '../result.ts';
 import type { AuditedSequence } from '../sequences.ts';
 
 /** States at one depth, and what is tried for them. */
@@ -129,6 +130,20 @@ function walk(
     // Behind a wrong token no state is reproduced any more.
     if (best.token !== ids[place]) return;
   }
+}
+
+/** Ends of searches from what they found, [places]. */
+export function searchEnds(sequences: readonly AuditedSequence[], found: Int32Array): SearchEnds {
+  const places = sequences.map(claimedPlaces);
+  const offsets = offsetsOf(places.map(({ length }) => length));
+  const ends = { complete: 0, unlisted: 0, mistaken: 0 };
+  for (const [s, { ids }] of sequences.entries()) {
+    const truth = places[s]!.map((place) => ids[place]!);
+    const own = found.subarray(offsets[s]);
+    const failed = truth.findIndex((token, i) => token !== own[i]);
+    ends[failed === -1 ? 'complete' : own[failed] === nothing ? 'unlisted' : 'mistaken']++;
+  }
+  return ends;
 }
 
 /** A sequence with some of its candidates behind it. */

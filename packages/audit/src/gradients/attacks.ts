@@ -8,8 +8,7 @@ import {
   type Projection,
   type Trained,
 } from '@fellrec/models';
-import { renderAnswer, renderPrompt, type Sample, trainingSequence } from '@fellrec/recsys';
-import { bootstrap } from '../bootstrap.ts';
+import { bootstrap, renderAnswer, renderPrompt, type Sample, trainingSequence } from '@fellrec/recsys';
 import { type AuditedModel, depths, offsetsOf, rowsBetween } from '../layerwise.ts';
 import { claimedPlaces } from '../metrics.ts';
 import type { GradientResult, Interval } from '../result.ts';

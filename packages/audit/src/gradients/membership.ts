@@ -7,7 +7,7 @@
 // recommender that has a loss; where a client's middle layers are trained by the server, it has their updates as well.
 import { adamW, type NamedTensors, random } from '@fellrec/graph';
 import type { LanguageModel, LoraConfig, Sequence } from '@fellrec/models';
-import { quantile } from '../bootstrap.ts';
+import { quantile } from '@fellrec/recsys';
 import type { Interval } from '../result.ts';
 import { cosineOfTensors, difference } from './vectors.ts';
 

@@ -96,12 +96,20 @@ function describe(result: AuditResult): string {
     );
   if (search)
     parts.push(
-      `search: at most ${search.budget} candidates a token, ${search.candidates} run in all; a state counts as reproduced within ${search.tolerance} of its length`,
+      `search: at most ${search.budget} candidates a token, ${search.candidates} run in all; a state counts as reproduced within ${search.tolerance} of its length${searchEnds(search)}`,
     );
   if (result.gradients.length > 0) parts.push(gradientTable(result));
   if (defences.length > 0) parts.push(defenceTable(result));
   parts.push(recommendation.text);
   return parts.join('\n\n');
+}
+
+function searchEnds({ ends }: NonNullable<AuditResult['search']>): string {
+  if (ends.length === 0) return '';
+  const each = ends.map(
+    ({ depth, complete, unlisted, mistaken }) => `${depth}: ${complete}/${unlisted}/${mistaken}`,
+  );
+  return `; users found completely/stopped at a token not among the candidates/at a wrong one ${each.join(', ')}`;
 }
 
 function gradientTable({ gradients }: AuditResult): string {

@@ -24,13 +24,27 @@ export interface Partition {
    * the full Games data in five random parts: 0.94), 0.1 to 0.3 is a partition by taste.
    */
   readonly popularityCosine: number;
+  /** Between clients, in their order; not there in runs that are older than it. */
+  readonly likeness?: Likeness;
+}
+
+/** How alike the training data of clients is. */
+export interface Likeness {
+  /** Cosine of the items' popularity. */
+  readonly popularityCosine: readonly (readonly number[])[];
+  /** Items that users of both trained on, as a share of those that users of either did (Jaccard). */
+  readonly itemOverlap: readonly (readonly number[])[];
 }
 
 /** Every user belongs to exactly one client, no client is empty. @throws if there are too few users or no such column. */
 export function partition(dataset: Dataset, options: PartitionOptions): Partition {
   const groups = groupUsers(dataset, options);
   const clients = [...groups].map(([name, users]) => ({ name, users: users.map(({ id }) => id) }));
-  return { method: options.method, clients, popularityCosine: meanCosine(dataset, [...groups.values()]) };
+  const likeness = likenessOf(dataset, [...groups.values()]);
+  const between = likeness.popularityCosine.flatMap((row, a) => row.slice(a + 1));
+  const popularityCosine =
+    between.length === 0 ? 1 : between.reduce((sum, value) => sum + value, 0) / between.length;
+  return { method: options.method, clients, popularityCosine, likeness };
 }
 
 function groupUsers(dataset: Dataset, options: PartitionOptions): Map<string, User[]> {
@@ -103,16 +117,20 @@ function group(users: readonly User[], labels: readonly string[]): Map<string, U
   return groups;
 }
 
-function meanCosine(dataset: Dataset, clients: readonly (readonly User[])[]): number {
-  const vectors = clients.map((users) => popularity(users, dataset.catalogue.items.length));
-  let sum = 0;
-  let pairs = 0;
-  for (let a = 0; a < vectors.length; a++)
-    for (let b = a + 1; b < vectors.length; b++) {
-      sum += cosine(vectors[a]!, vectors[b]!);
-      pairs++;
-    }
-  return pairs === 0 ? 1 : sum / pairs;
+function likenessOf(dataset: Dataset, clients: readonly (readonly User[])[]): Likeness {
+  const counts = clients.map((users) => popularity(users, dataset.catalogue.items.length));
+  const between = (measure: (a: Float64Array, b: Float64Array) => number) =>
+    counts.map((a, i) => counts.map((b, j) => (i === j ? 1 : measure(a, b))));
+  return { popularityCosine: between(cosine), itemOverlap: between(jaccard) };
+}
+
+function jaccard(a: Float64Array, b: Float64Array): number {
+  let [both, either] = [0, 0];
+  for (let i = 0; i < a.length; i++) {
+    if (a[i]! > 0 && b[i]! > 0) both++;
+    if (a[i]! > 0 || b[i]! > 0) either++;
+  }
+  return either === 0 ? 0 : both / either;
 }
 
 function cosine(a: Float64Array, b: Float64Array): number {
