@@ -165,13 +165,28 @@ export const configSchema = z
       .prefault({}),
     federation: z
       .strictObject({
-        strategy: z.enum(['fellrec', 'fedavg', 'uniform', 'local', 'centralized']).default('fellrec'),
+        strategy: z
+          .enum(['fellrec', 'fedavg', 'fedprox', 'ditto', 'uniform', 'local', 'centralized'])
+          .default('fellrec'),
         rounds: count.default(3),
         patience: count.default(5).describe('Rounds without a better validation loss before it stops'),
-        similarityOn: z.enum(['update', 'parameters']).default('update'),
+        similarityOn: z
+          .enum(['update', 'parameters', 'none'])
+          .default('update')
+          .describe('What clients compare under fellrec; none: all count as equally similar'),
         neighbours: count
           .optional()
           .describe('Others that a client mixes in under fellrec, the most similar ones (default: all)'),
+        mu: z
+          .number()
+          .nonnegative()
+          .default(0.01)
+          .describe('Of fedprox: mu/2 |x - start of the round|^2 is added to the loss of training'),
+        lambda: z
+          .number()
+          .nonnegative()
+          .default(0.1)
+          .describe("Of ditto: lambda/2 |x - global model|^2 is added to the loss of a client's own model"),
         heating: z
           .union([
             z.literal(false),
@@ -228,7 +243,12 @@ export async function loadConfig(
   delete settable.$schema;
   for (const setting of settings) set(settable, setting);
   if (remote) settable.data = { path: remoteData };
-  return resolvePaths(parseConfig(settable, file), dirname(file), settings);
+  const config = parseConfig(settable, file);
+  if (remote && config.federation.strategy === 'ditto')
+    throw new ConfigError(
+      `config: ${file}:\nfederation.strategy: under ditto clients keep a model of their own, which remote ones cannot yet; take another one, or clients in this process`,
+    );
+  return resolvePaths(config, dirname(file), settings);
 }
 
 export function parseConfig(raw: unknown, source: string): Config {
@@ -257,6 +277,18 @@ export function completed(config: Parsed, source: string): Config {
       recommender === 'recformer' &&
       (recformer.itemTable.every > 1 || recformer.itemTable.stage1Rounds !== undefined) &&
       'recformer.itemTable: with split.adapters all-layers the item table is computed in every round; leave it out',
+    config.federation.strategy === 'fedprox' &&
+      config.split.k !== undefined &&
+      config.split.adapters === 'all-layers' &&
+      'federation.strategy: fedprox holds only what clients train; with split.adapters all-layers take another one',
+    config.federation.strategy === 'ditto' &&
+      config.split.k !== undefined &&
+      config.split.adapters === 'all-layers' &&
+      'federation.strategy: ditto needs two models in each client; with split.adapters all-layers take another one',
+    config.federation.strategy === 'ditto' &&
+      recommender === 'recformer' &&
+      (recformer.itemTable.every > 1 || recformer.itemTable.stage1Rounds !== undefined) &&
+      'recformer.itemTable: with federation.strategy ditto the item table is computed in every round; leave it out',
     recommender === 'recformer' &&
       model.base !== 'float32' &&
       `model.base: ${model.base} is there for recommender: bigrec only`,

@@ -1,6 +1,18 @@
 // What a configuration describes, opened: data, clients, model and recommender.
 import type { Client, ParametersFormat, Strategy } from '@fellrec/federation';
-import { centralized, fedavg, fellrec, local, uniform } from '@fellrec/federation';
+import {
+  centralized,
+  ditto,
+  dittoClient,
+  dittoFormat,
+  dittoStart,
+  fedavg,
+  fedprox,
+  fellrec,
+  local,
+  personalTensors,
+  uniform,
+} from '@fellrec/federation';
 import { type NamedTensors, nodeRuntime, type Runtime } from '@fellrec/graph';
 import { assertWhole } from '@fellrec/models';
 import {
@@ -45,8 +57,13 @@ export interface Experiment {
   /** The whole model's. */
   readonly recommender: Recommender;
   readonly modelHash: string;
-  /** How parameters lie in a run's folder. */
+  /** How a model's parameters lie in a folder. */
   readonly format: ParametersFormat;
+  /**
+   * Another experiment on the same data and model, disposed of with this one: of another seed, federation or partition
+   * (default: that of its configuration).
+   */
+  sharing(config: Config, partition?: Partition): Experiment;
   dispose(): Promise<void>;
 }
 
@@ -69,17 +86,21 @@ export async function openExperiment(
   const backend = await openBackend(config, { dataset, runtime: runtimeOf(config), report });
   const { checkpoint, recommender, format } = backend;
   assertWhole(checkpoint, 'a run in one process');
-  const parted = known ?? partition(dataset, partitionOptions(config, report));
-  return {
-    config,
-    dataset,
-    partition: parted,
-    clients: clientData(config, dataset, parted, backend),
-    recommender,
-    modelHash: checkpoint.hash,
-    format,
-    dispose: () => backend.dispose(),
-  };
+  function experimentOf(own: Config, given?: Partition): Experiment {
+    const parted = given ?? partition(dataset, partitionOptions(own, report));
+    return {
+      config: own,
+      dataset,
+      partition: parted,
+      clients: clientData(own, dataset, parted, backend),
+      recommender,
+      modelHash: checkpoint.hash,
+      format,
+      sharing: experimentOf,
+      dispose: () => backend.dispose(),
+    };
+  }
+  return experimentOf(config, known);
 }
 
 export function partitionOptions(
@@ -160,16 +181,41 @@ export function startOf({ holds }: ClientData, initial: NamedTensors): NamedTens
   return new Map([...initial].filter(([name]) => holds(name)));
 }
 
+// Ditto's clients have two models each; everybody else's parameters are one.
+const hasTwo = ({ federation }: Config) => federation.strategy === 'ditto';
+
+/** What the federation starts from. */
+export function federationStart(config: Config, initial: NamedTensors): NamedTensors {
+  return hasTwo(config) ? dittoStart(initial) : initial;
+}
+
+/** What a client recommends with, of what the federation has of it. */
+export function recommendingWith(config: Config, parameters: NamedTensors): NamedTensors {
+  return hasTwo(config) ? personalTensors(parameters) : parameters;
+}
+
+/** How what the federation has of a client lies in the run's folder. */
+export function storeFormat({ config, format }: Experiment): ParametersFormat {
+  return hasTwo(config) ? dittoFormat(format) : format;
+}
+
 /** An experiment's clients as federation sees them, in this process. */
-export function inProcessClients({ clients, config }: Experiment, tables: ItemTables): Client[] {
+export function inProcessClients(experiment: Experiment, tables: ItemTables): Client[] {
+  const { config } = experiment;
+  const clients = trainingClients(experiment, tables);
+  return hasTwo(config) ? clients.map((client) => dittoClient(client, config.federation.lambda)) : clients;
+}
+
+function trainingClients({ clients, config }: Experiment, tables: ItemTables): Client[] {
   return clients.map(({ name, train, validation, recommender, holds }) => ({
     name,
     samples: train.length,
     holds,
-    async train(parameters, { round, onProgress }) {
+    async train(parameters, { round, proximal, onProgress }) {
       const items = await tables.of(name, round);
       const result = await recommender.train(train, parameters, {
         ...trainOptions(config, name, round),
+        ...(proximal && { proximal }),
         ...(items && { items }),
         ...(onProgress && { onStep: onProgress }),
       });
@@ -185,7 +231,11 @@ export function inProcessClients({ clients, config }: Experiment, tables: ItemTa
 }
 
 /** How a client trains in a round, wherever it is. */
-export function trainOptions({ training, seed }: Config, client: string, round: number): TrainOptions {
+export function trainOptions(
+  { training, federation, seed }: Config,
+  client: string,
+  round: number,
+): TrainOptions {
   const { epochs, batchSize, microBatch, learningRate, weightDecay, clipNorm } = training;
   return {
     epochs,
@@ -196,6 +246,7 @@ export function trainOptions({ training, seed }: Config, client: string, round: 
     clipNorm,
     warmupSteps: round === 0 ? training.warmupSteps : 0,
     stream: [seed, client, round],
+    ...(federation.strategy === 'fedprox' && { proximal: { weight: federation.mu } }),
   };
 }
 
@@ -209,6 +260,10 @@ export function strategyOf({ federation }: Config): Strategy {
       });
     case 'fedavg':
       return fedavg();
+    case 'fedprox':
+      return fedprox();
+    case 'ditto':
+      return ditto();
     case 'uniform':
       return uniform();
     case 'local':

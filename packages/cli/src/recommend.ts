@@ -1,7 +1,7 @@
 // Recommendations from a stored run: a client's best adapter, a history in, ranked titles out.
 import { openRun } from '@fellrec/federation';
 import type { Catalogue } from '@fellrec/recsys';
-import { initialParameters, startOf } from './experiment.ts';
+import { initialParameters, recommendingWith, startOf, storeFormat } from './experiment.ts';
 import { itemTables } from './item-tables.ts';
 import { type Progress, silent } from './progress.ts';
 import { openStored, readRun } from './train.ts';
@@ -40,13 +40,13 @@ export async function recommend(
     );
   const experiment = await openStored(directory, run, progress.report);
   const { dataset } = experiment;
-  const store = await openRun(directory, experiment.format);
+  const store = await openRun(directory, storeFormat(experiment));
   try {
     const items = history.map((text) => findItem(dataset.catalogue, text));
     const best = await store.best(client);
     const initial = await initialParameters(experiment);
     const own = experiment.clients.find(({ name }) => name === client)!;
-    const parameters = best?.parameters ?? startOf(own, initial);
+    const parameters = best ? recommendingWith(config, best.parameters) : startOf(own, initial);
     const table = best && (await itemTables(config, store, initial).of(client, best.round + 1));
     const options = { k, seed: config.seed, ...(table && { items: table }) };
     const [found] = await own.recommender.recommend(

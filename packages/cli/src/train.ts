@@ -13,15 +13,19 @@ import {
   type Spread,
   spread,
 } from '@fellrec/recsys';
+import { type UserMetrics, writeUserMetrics } from './compare/user-metrics.ts';
 import { type Config, completed, configSchema, parseConfig } from './config.ts';
 import {
   type Experiment,
+  federationStart,
   initialParameters,
   inProcessClients,
   openExperiment,
   type Report,
+  recommendingWith,
   runtimeOf,
   startOf,
+  storeFormat,
   strategyOf,
 } from './experiment.ts';
 import { itemTables } from './item-tables.ts';
@@ -92,7 +96,7 @@ export async function train(
     const events = federate({
       clients: inProcessClients(experiment, tables),
       strategy: strategyOf(config),
-      initial,
+      initial: federationStart(config, initial),
       rounds: config.federation.rounds,
       patience: config.federation.patience,
       ...(state && { resume: state }),
@@ -103,7 +107,8 @@ export async function train(
       await store.record(event);
       progress.event(event);
     }
-    const result = await evaluateRun(experiment, store, directory, progress, started);
+    const { result, users } = await evaluateRun(experiment, store, directory, progress, started);
+    await writeUserMetrics(directory, users);
     await writeResult(result);
     return result;
   } finally {
@@ -126,9 +131,9 @@ export async function evaluate(
   const started = performance.now();
   const run = await readRun(directory);
   const experiment = await openStored(directory, { ...run, config: override(run.config) }, progress.report);
-  const store = await openRun(directory, experiment.format);
+  const store = await openRun(directory, storeFormat(experiment));
   try {
-    return await evaluateRun(experiment, store, directory, progress, started);
+    return (await evaluateRun(experiment, store, directory, progress, started)).result;
   } finally {
     await store.close();
     await experiment.dispose();
@@ -141,21 +146,21 @@ async function evaluateRun(
   directory: string,
   progress: Progress,
   started: number,
-): Promise<RunResult> {
+): Promise<{ readonly result: RunResult; readonly users: UserMetrics }> {
   const { config, clients, dataset } = experiment;
   const history = await store.history();
   const initial = await initialParameters(experiment);
   const tables = itemTables(config, store, initial);
   const total = clients.reduce((n, { test }) => n + test.length, 0);
-  const users: Metrics[] = [];
+  const users = new Map<string, Metrics>();
   let truncatedTests = 0;
   const results: ClientResult[] = [];
   const perClient = new Map<string, Metrics>();
   for (const client of clients) {
     const { name, users: own, train: samples, test, truncated } = client;
     const best = await store.best(name);
-    const before = users.length;
-    const parameters = best?.parameters ?? startOf(client, initial);
+    const before = users.size;
+    const parameters = best ? recommendingWith(config, best.parameters) : startOf(client, initial);
     const items = best && (await tables.of(name, best.round + 1));
     const found =
       test.length === 0
@@ -166,7 +171,7 @@ async function evaluateRun(
             ...(items && { items }),
             onProgress: (done) => progress.report('test users', before + done, total),
           });
-    users.push(...found.metrics);
+    for (const [i, { user }] of test.entries()) users.set(user, found.metrics[i]!);
     truncatedTests += found.truncated;
     const metrics = meanMetrics(found.metrics);
     if (found.metrics.length > 0) perClient.set(name, metrics);
@@ -186,36 +191,44 @@ async function evaluateRun(
   const floor = (kind: Floor) =>
     meanMetrics(floorMetrics(kind, test, dataset.users, dataset.catalogue.items.length, config.seed));
   if (perClient.size === 0) throw new Error('train: no client has a test user; there is nothing to evaluate');
-  return {
+  const result = {
     name: config.name,
     strategy: config.federation.strategy,
     directory,
     rounds: history.length,
     clients: results,
-    pooled: meanMetrics(users),
+    pooled: meanMetrics([...users.values()]),
     truncatedTests,
     spread: spread('recall@10', perClient),
     floors: Object.fromEntries(floors.map((kind) => [kind, floor(kind)])) as Record<Floor, Metrics>,
     popularityCosine: experiment.partition.popularityCosine,
     seconds: (performance.now() - started) / 1000,
   };
+  return { result, users };
 }
 
 async function openStore(
-  { config, partition, dataset, modelHash, format }: Experiment,
+  experiment: Experiment,
   o: { directory: string; resume: boolean | undefined; force: boolean | undefined },
 ): Promise<RunStore> {
+  const { config, partition, dataset, modelHash } = experiment;
+  const format = storeFormat(experiment);
   const record = { ...config, dataset: { name: dataset.name, hash: dataset.hash }, modelHash };
   if (!o.resume)
     return createRun(o.directory, { config: record, clients: partition, force: o.force ?? false }, format);
   // Before the store is opened, which clears away what these settings do not keep.
   const { stored } = await readRun(o.directory);
-  const different = differences(storedSettings(stored), record).filter((key) => !changeable.has(key));
+  const different = changesOf(stored, record);
   if (different.length > 0)
     throw new Error(
       `run: ${o.directory} was made with other settings: ${different.join(', ')}; resume with the same, or start again with --force`,
     );
   return openRun(o.directory, format);
+}
+
+/** Settings of a stored run that are others now, and matter: with others its rounds would have computed something else. */
+export function changesOf(stored: Readonly<Record<string, unknown>>, record: object): string[] {
+  return differences(storedSettings(stored), record).filter((key) => !changeable.has(key));
 }
 
 /** A stored configuration, with defaults for settings that are younger than the run. */

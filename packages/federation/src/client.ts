@@ -9,9 +9,16 @@ export interface TrainingProgress {
   readonly loss: number;
 }
 
+/** Adds weight/2 |x - centre|^2 to what a client minimises, x its parameters. */
+export interface Proximal {
+  readonly weight: number;
+  readonly centre: NamedTensors;
+}
+
 export interface RoundContext {
   /** From 0. */
   readonly round: number;
+  readonly proximal?: Proximal;
   readonly onProgress?: (progress: TrainingProgress) => void;
   /** Aborted when the round goes on without this client, with an Error that says why: its result comes too late. */
   readonly signal?: AbortSignal;

@@ -154,7 +154,10 @@ async function* runRound({
     validated.map(({ client, loss, samples }) => [client, { loss, samples }]),
   );
   const state = advance(before, new Map(clients.map(({ name }, c) => [name, mixed[c]!])), validation);
-  const bytes = bytesOf(present.map((c) => held[c]!));
+  const bytes = bytesOf(
+    present.map((c) => held[c]!),
+    strategy.personal,
+  );
   const record: RoundRecord = {
     round,
     clients: names,
@@ -268,7 +271,7 @@ function startFrom(held: readonly Held[]): FederationState {
 
 /** The parameters of a state, where they fit. @throws if they are other tensors than a client holds. */
 async function openParameters(
-  { products = plainProducts, spill }: FederateOptions,
+  { products = plainProducts, spill, strategy }: FederateOptions,
   held: readonly Held[],
   { parameters }: FederationState,
 ): Promise<HeldParameters> {
@@ -281,6 +284,7 @@ async function openParameters(
   const isLarge = spill && bytesOf(held) > (spill.aboveBytes ?? 2 ** 28);
   return heldParameters({
     held: held.map(({ tensors }) => tensors),
+    ...(strategy.personal && { personal: strategy.personal }),
     starts,
     open: (group) => {
       const options = { ...group, products: group.starts.length > fewClients ? products : plainProducts };

@@ -27,9 +27,10 @@ export function assertHeld(held: readonly Held[], initial: NamedTensors): void {
     );
 }
 
-/** Of all clients together, 4 bytes an element. */
-export function bytesOf(held: readonly Owned[]): number {
+/** Of all clients together, 4 bytes an element, without the tensors that stay with them. */
+export function bytesOf(held: readonly Owned[], stays: (tensor: string) => boolean = () => false): number {
   let elements = 0;
-  for (const { tensors } of held) for (const { dims } of tensors.values()) elements += elementCount(dims);
+  for (const { tensors } of held)
+    for (const [name, { dims }] of tensors) if (!stays(name)) elements += elementCount(dims);
   return 4 * elements;
 }

@@ -1,10 +1,10 @@
-export type { Client, Evaluation, RoundContext, TrainingProgress, Update } from './client.ts';
+export type { Client, Evaluation, Proximal, RoundContext, TrainingProgress, Update } from './client.ts';
 export type { BestRound, FederationEvent, FederationState, Phase, RoundRecord } from './events.ts';
 export { type FederateOptions, federate, type SpillOptions } from './federation.ts';
 export type { ReadParameters, SimilarityOn } from './parameters/round-parameters.ts';
 export type { Participation } from './participation.ts';
 export { type Block, type Products, plainProducts, type Rows } from './products/products.ts';
-export { placeWhole } from './store/files.ts';
+export { placeWhole, writeWhole } from './store/files.ts';
 export {
   createRun,
   openRun,
@@ -12,6 +12,13 @@ export {
   type RunContents,
   type RunStore,
 } from './store/run-store.ts';
-export { centralized, fedavg, local, uniform } from './strategies/averages.ts';
+export { centralized, fedavg, fedprox, local, uniform } from './strategies/averages.ts';
+export {
+  ditto,
+  dittoClient,
+  dittoFormat,
+  dittoStart,
+  personalTensors,
+} from './strategies/ditto.ts';
 export { type FellrecOptions, fellrec, type Heating } from './strategies/fellrec.ts';
 export type { ClientReport, Mixing, RoundStatistics, Strategy } from './strategies/strategy.ts';

@@ -32,7 +32,7 @@ export function amongHolders(holders: readonly number[], matrix: Matrix): Matrix
   });
 }
 
-function oneHot(place: number, length: number): number[] {
+export function oneHot(place: number, length: number): number[] {
   return Array.from({ length }, (_, j) => (j === place ? 1 : 0));
 }
 

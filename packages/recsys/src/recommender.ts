@@ -16,6 +16,8 @@ export interface TrainOptions {
   readonly clipNorm: number;
   /** What item vectors are computed with, where there are such (default: the parameters training starts from). */
   readonly items?: NamedTensors;
+  /** Adds weight/2 |x - centre|^2 over all parameters x (default of the centre: those that training starts from). */
+  readonly proximal?: { readonly weight: number; readonly centre?: NamedTensors };
   /** Names the stream of order and dropout: a run's seed, client and round. */
   readonly stream: readonly [seed: number, ...(string | number)[]];
   readonly onStep?: (progress: {
@@ -27,7 +29,7 @@ export interface TrainOptions {
 
 export interface TrainResult {
   readonly parameters: NamedTensors;
-  /** Mean over all samples of all epochs. */
+  /** Mean over all samples of all epochs, without a proximal term. */
   readonly loss: number;
   readonly tokens: TokenCounts;
 }

@@ -1,5 +1,5 @@
 // Local training, the same for all recommenders: shuffled batches, AdamW, a linear schedule over the client's own steps.
-import { adamW, globalNorm, linearSchedule, type NamedTensors, random } from '@fellrec/graph';
+import { adamW, float32, globalNorm, linearSchedule, type NamedTensors, random } from '@fellrec/graph';
 import type { LanguageModel, StepOptions, StepResult } from '@fellrec/models';
 import type { TrainOptions, TrainResult } from './recommender.ts';
 
@@ -40,8 +40,9 @@ export async function fit<Example>(
           `${name}: the loss is ${found.loss} at step ${step + 1} of ${steps}; ${step === 0 ? 'nothing was learned yet: are the weights numbers, and temperature and alpha sensible?' : 'lower the learning rate'}`,
         );
       const rate = o.learningRate * linearSchedule(step, steps, o.warmupSteps);
-      const elsewhere = await updateElsewhere?.(globalNorm(found.gradients) ** 2, rate);
-      ({ parameters, state } = optimizer.update(found.gradients, state, rate, elsewhere));
+      const all = pulled(found.gradients, parameters, o.proximal, start);
+      const elsewhere = await updateElsewhere?.(globalNorm(all) ** 2, rate);
+      ({ parameters, state } = optimizer.update(all, state, rate, elsewhere));
       weightedLoss += found.loss * batch.length;
       tokens.real += found.tokens.real;
       tokens.computed += found.tokens.computed;
@@ -50,6 +51,29 @@ export async function fit<Example>(
       o.onStep?.({ step, steps, loss: found.loss });
     }
   return { parameters, loss: weightedLoss / (o.epochs * count), tokens };
+}
+
+/** With the gradient of the proximal term: g + weight (x - centre). */
+function pulled(
+  gradients: NamedTensors,
+  parameters: NamedTensors,
+  proximal: TrainOptions['proximal'],
+  start: NamedTensors,
+): NamedTensors {
+  if (!proximal) return gradients;
+  const { weight, centre = start } = proximal;
+  return new Map(
+    [...gradients].map(([name, { dims, data }]) => {
+      const [x, c] = [parameters.get(name)!.data, centre.get(name)!.data];
+      return [
+        name,
+        float32(
+          data.map((g, i) => g + weight * (x[i]! - c[i]!)),
+          dims,
+        ),
+      ];
+    }),
+  );
 }
 
 /** Shuffled batches. */

@@ -52,7 +52,7 @@ export async function run({ backend, runs, json }: Options): Promise<void> {
   for (const strategy of strategies) {
     progress.line(`== ${strategy}`);
     const chosen = config(strategy);
-    const experiment = { ...opened, config: chosen };
+    const experiment = opened.sharing(chosen, opened.partition);
     results.push(await train(chosen, { force: true, progress, experiment }));
   }
   await opened.dispose();

@@ -1,7 +1,8 @@
 // A round's parameters where clients hold different tensors: those that the same clients hold are a group, compared and
-// mixed among these, and a client's parameters are what it has in its groups.
+// mixed among these, and a client's parameters are what it has in its groups. Personal tensors are groups of their own
+// that are neither compared nor mixed.
 import type { Float32Tensor, NamedTensors } from '@fellrec/graph';
-import { amongHolders } from '../mixing.ts';
+import { amongHolders, oneHot } from '../mixing.ts';
 import { cosines, type HeldProducts } from '../similarity.ts';
 import type { ReadParameters, RoundParameters, SimilarityOn } from './round-parameters.ts';
 
@@ -14,6 +15,8 @@ export interface HeldParameters extends Omit<RoundParameters, 'gram'> {
 export interface HeldParametersOptions {
   /** Names and dimensions of each client's tensors, in one order for all. */
   readonly held: readonly NamedTensors[];
+  /** Tensors that stay with their client; none if absent. */
+  readonly personal?: (tensor: string) => boolean;
   /** What each client starts the first round from. */
   readonly starts: readonly ReadParameters[];
   /** Where the parameters of a group lie; `starts` are those of its holders, and may hold more than the group. */
@@ -23,16 +26,23 @@ export interface HeldParametersOptions {
   }): Promise<RoundParameters>;
 }
 
-export async function heldParameters({ held, starts, open }: HeldParametersOptions): Promise<HeldParameters> {
-  const groups: { readonly holders: readonly number[]; readonly parameters: RoundParameters }[] = [];
+export async function heldParameters({
+  held,
+  personal = () => false,
+  starts,
+  open,
+}: HeldParametersOptions): Promise<HeldParameters> {
+  const groups: (Group & { readonly parameters: RoundParameters })[] = [];
   const close = async () => {
     const closed = await Promise.allSettled(groups.map(({ parameters }) => parameters.close()));
     for (const { status, reason } of closed as PromiseRejectedResult[])
       if (status === 'rejected') throw reason;
   };
   try {
-    for (const { holders, like } of groupsOf(held))
-      groups.push({ holders, parameters: await open({ like, starts: holders.map((c) => starts[c]!) }) });
+    for (const group of groupsOf(held, personal)) {
+      const own = group.holders.map((c) => starts[c]!);
+      groups.push({ ...group, parameters: await open({ like: group.like, starts: own }) });
+    }
   } catch (error) {
     await close();
     throw error;
@@ -53,11 +63,15 @@ export async function heldParameters({ held, starts, open }: HeldParametersOptio
     },
     async cosines(on) {
       const parts: HeldProducts[] = [];
-      for (const { holders, parameters } of groups) parts.push({ holders, gram: await parameters.gram(on) });
+      for (const { holders, stays, parameters } of groups)
+        if (!stays) parts.push({ holders, gram: await parameters.gram(on) });
       return cosines(parts, held.length);
     },
     async mix(matrix) {
-      for (const { holders, parameters } of groups) await parameters.mix(amongHolders(holders, matrix));
+      for (const { holders, stays, parameters } of groups)
+        await parameters.mix(
+          stays ? holders.map((_, c) => oneHot(c, holders.length)) : amongHolders(holders, matrix),
+        );
     },
     close,
   };
@@ -66,19 +80,22 @@ export async function heldParameters({ held, starts, open }: HeldParametersOptio
 interface Group {
   readonly holders: readonly number[];
   readonly like: NamedTensors;
+  /** Personal. */
+  readonly stays: boolean;
 }
 
 /** Tensors by the clients that hold them. Each group's are in the order of its holders'. */
-function groupsOf(held: readonly NamedTensors[]): Group[] {
-  const groups = new Map<string, { holders: readonly number[]; like: Map<string, Float32Tensor> }>();
+function groupsOf(held: readonly NamedTensors[], personal: (tensor: string) => boolean): Group[] {
+  const groups = new Map<string, Group & { like: Map<string, Float32Tensor> }>();
   const seen = new Set<string>();
   for (const own of held)
     for (const [name, tensor] of own) {
       if (seen.has(name)) continue;
       seen.add(name);
       const holders = [...held.keys()].filter((c) => held[c]!.has(name));
-      const key = holders.join();
-      const group = groups.get(key) ?? { holders, like: new Map() };
+      const stays = personal(name);
+      const key = `${stays} ${holders.join()}`;
+      const group = groups.get(key) ?? { holders, stays, like: new Map() };
       group.like.set(name, tensor);
       groups.set(key, group);
     }

@@ -6,6 +6,7 @@
 //   rounds/0007/<client>/        parameters after mixing; of the last two rounds, and of those that are to be kept
 //   best/<client>/               parameters of the client's best round, and best.json that says which
 //   events.jsonl                 everything the federation said
+//   result.json, test-users.json what it came to, written by who evaluates it
 //   lock                         the process that has it open
 import { mkdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -60,6 +61,7 @@ const ours = [
   'events.jsonl',
   'report.html',
   'result.json',
+  'test-users.json',
   'lock',
 ];
 

@@ -13,6 +13,14 @@ export function fedavg(): Strategy {
   };
 }
 
+/**
+ * FedAvg of clients that are held near what they started the round from (Li et al., MLSys 2020, arXiv 1812.06127): the
+ * term mu/2 |x - start|^2 of their objective is the clients' affair.
+ */
+export function fedprox(): Strategy {
+  return { ...fedavg(), name: 'fedprox' };
+}
+
 /** Every client gets the plain average. */
 export function uniform(): Strategy {
   return {

@@ -15,7 +15,8 @@ export interface Heating {
 }
 
 export interface FellrecOptions {
-  readonly similarityOn: SimilarityOn;
+  /** 'none': all clients are equally similar, and only heating tells them apart. */
+  readonly similarityOn: SimilarityOn | 'none';
   /** false: everyone is warm from the start. */
   readonly heating: false | Heating;
   /** Each client mixes in this many others, those most similar to it (default: all). */
@@ -25,10 +26,11 @@ export interface FellrecOptions {
 export function fellrec({ similarityOn, heating, neighbours }: FellrecOptions): Strategy {
   return {
     name: 'fellrec',
-    similarityOn,
+    ...(similarityOn !== 'none' && { similarityOn }),
     mix(reports, { round, cosines }) {
-      if (!cosines) throw new Error('fellrec: the cosines between the clients are missing');
-      const similarity = similarities(cosines);
+      if (!cosines && similarityOn !== 'none')
+        throw new Error('fellrec: the cosines between the clients are missing');
+      const similarity = cosines ? similarities(cosines) : reports.map(() => reports.map(() => 1));
       const losses = reports.map(({ loss }) => loss);
       const heated = heating ? warmths(losses, round, heating) : undefined;
       return { matrix: matrixOf(similarity, heated?.warmth, neighbours), similarity, ...heated };

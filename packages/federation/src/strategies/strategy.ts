@@ -32,6 +32,8 @@ export interface Strategy {
   readonly name: string;
   /** What it needs the cosines of; absent if it does not look at the parameters. */
   readonly similarityOn?: SimilarityOn;
+  /** Tensors that never leave their client: not compared, not mixed, not sent. None if absent. */
+  readonly personal?: (tensor: string) => boolean;
   /** A pure function. */
   mix(reports: readonly ClientReport[], statistics: RoundStatistics): Mixing;
 }
