@@ -1,3 +1,6 @@
+export { type Baseline, evaluateBaseline } from './baselines/baseline.ts';
+export { fitCooccurrence } from './baselines/cooccurrence.ts';
+export { fitSasrec, type SasrecOptions, type SasrecProgress } from './baselines/sasrec.ts';
 export { type BigrecOptions, bigrec } from './bigrec/recommender.ts';
 export { calibrationSequences, trainingSequence } from './bigrec/text.ts';
 export { bootstrap, type Interval, type PairedDifference, pairedBootstrap, quantile } from './bootstrap.ts';
