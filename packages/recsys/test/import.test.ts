@@ -144,7 +144,7 @@ describe('names', () => {
     expect(data.catalogue.items[0]).toEqual({
       id: '0 07',
       title: ' 0 07 &amp; "more" ',
-      attributes: { 'a/b~c': 'x', list: '["p","q"]' },
+      attributes: { 'a/b~c': 'x', list: 'p q' },
     });
   });
 
@@ -316,7 +316,10 @@ describe('errors say what is wrong and write nothing', () => {
       'users.csv: the id "u" occurs 2 times',
     ],
     'nothing left': [() => ({ kCore: 5 }), 'no interaction is left after 5-core filtering'],
-    'no rows': [(path) => ({ interactions: write(path, 'j.csv', 'user,item') }), 'holds no interaction'],
+    'no rows': [
+      (path) => ({ interactions: write(path, 'j.csv', 'user,item') }),
+      'j.csv holds no rows; its columns are: user, item',
+    ],
     'a k that is no number': [() => ({ kCore: 2.5 }), 'the k of k-core filtering is 2.5'],
     'a split by time without times': [
       () => ({ split: 'global-time' }),
@@ -439,14 +442,6 @@ describe('real data', () => {
       interactions: `${movies}/ml-100k.inter`,
       items: `${movies}/ml-100k.item`,
       users: `${movies}/ml-100k.user`,
-      columns: {
-        user: 'user_id',
-        item: 'item_id',
-        time: 'timestamp',
-        itemId: 'item_id',
-        title: 'movie_title',
-        userId: 'user_id',
-      },
       split: 'global-time',
     });
     const stats = datasetStats(data);

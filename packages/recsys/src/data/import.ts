@@ -5,16 +5,23 @@ import type { SplitName } from '../dataset.ts';
 import { identifier, rows, withDatabase } from './duckdb.ts';
 import { attributesOf, column, type FileTable, loadFile } from './files.ts';
 import { refuseExisting, writeFolder } from './folder.ts';
+import { untyped } from './recbole.ts';
 
 export interface ImportOptions {
-  /** CSV, tab-separated (.tsv, RecBole's .inter), JSON, JSON lines or Parquet. */
+  /** CSV, tab-separated (.tsv, RecBole's .inter), JSON, JSON lines or Parquet; all but Parquet may be gzipped. */
   readonly interactions: string;
   readonly items: string;
   readonly users?: string;
+  /** Names of the columns of files whose first line is data. */
+  readonly headers?: {
+    readonly interactions?: readonly string[] | undefined;
+    readonly items?: readonly string[] | undefined;
+  };
   /** Folder to write; must not exist unless `force`, and then must be a data folder or empty. */
   readonly output: string;
   readonly force?: boolean;
   readonly name?: string;
+  /** Defaults: `user`, `item` and `title`; of files with RecBole's types `user_id`, `item_id`, `timestamp` and the title. */
   readonly columns?: {
     readonly user?: string;
     readonly item?: string;
@@ -22,10 +29,17 @@ export interface ImportOptions {
     readonly time?: string;
     /** A column that holds a user's whole sequence of items, oldest first: a list, or text separated by spaces. */
     readonly sequence?: string;
+    /** What `minRating` is about; default `rating`. */
+    readonly rating?: string;
     readonly itemId?: string;
     readonly title?: string;
+    /** Default: that of the interactions. */
     readonly userId?: string;
   };
+  /** Interactions with a lower rating, or none, do not count. */
+  readonly minRating?: number;
+  /** Whether interactions with items that have no title do not count; without it they are an error if the item is unknown. */
+  readonly dropUntitled?: boolean;
   /** Every user and item keeps at least this many interactions; 0 is off. */
   readonly kCore?: number;
   readonly split?: SplitName;
@@ -36,17 +50,23 @@ export interface ImportOptions {
  * @throws on missing files or columns, unknown items, or when nothing is left; then nothing is written.
  */
 export async function importDataset(options: ImportOptions): Promise<void> {
-  const { kCore = 5, split = 'leave-one-out', columns = {}, force = false } = options;
+  const { kCore = 5, split = 'leave-one-out', force = false } = options;
   const output = resolve(options.output);
   const name = options.name ?? basename(output);
   if (!Number.isInteger(kCore) || kCore < 0)
     throw new Error(`data: the k of k-core filtering is ${kCore}; use a whole number, 0 for none`);
   refuseExisting(output, force);
   await withDatabase(async (db) => {
-    await readInteractions(db, options.interactions, columns);
-    await readItems(db, options.items, columns);
+    // Dates without an offset mean the same everywhere.
+    await db.run(`SET TimeZone = 'UTC'`);
+    await readInteractions(db, options);
+    await readItems(db, options);
+    if (options.dropUntitled)
+      await db.run(
+        `DELETE FROM interactions WHERE NOT EXISTS (FROM items WHERE id = item AND trim(title) <> '')`,
+      );
     await refuseUnknownItems(db);
-    await readUsers(db, options.users, columns);
+    await readUsers(db, options);
     await db.run(`CREATE TABLE kept AS SELECT user, item, last.time AS time, last.place AS place FROM (
       SELECT user, item, max({'time': time, 'place': place}) AS last FROM interactions GROUP BY user, item)`);
     await applyKCore(db, kCore);
@@ -59,11 +79,18 @@ export async function importDataset(options: ImportOptions): Promise<void> {
 type Columns = NonNullable<ImportOptions['columns']>;
 
 /** interactions(user, item, time, place): place is the order of rows, then of items within a sequence. */
-async function readInteractions(db: DuckDBConnection, file: string, columns: Columns): Promise<void> {
-  const found = await loadFile(db, file, 'interactions_file');
-  if (found.unnamed) await readSequences(db, found, 'user', 'items');
-  else if (columns.sequence) await readSequences(db, found, columns.user ?? 'user', columns.sequence);
-  else await readRows(db, found, columns);
+async function readInteractions(db: DuckDBConnection, options: ImportOptions): Promise<void> {
+  const { interactions: file, columns = {}, minRating } = options;
+  const found = await loadFile(db, {
+    file,
+    table: 'interactions_file',
+    header: options.headers?.interactions,
+  });
+  const sequence = found.unnamed ? 'items' : columns.sequence;
+  if (!sequence) await readRows(db, found, options);
+  else if (minRating === undefined)
+    await readSequences(db, found, { user: found.unnamed ? 'user' : userOf(found, columns), sequence });
+  else throw new Error(`data: ${file} holds sequences, which have no ratings; leave the least rating away`);
   const [missing] = await rows(
     db,
     `SELECT count(*) AS n FROM interactions WHERE user IS NULL OR item IS NULL`,
@@ -72,14 +99,15 @@ async function readInteractions(db: DuckDBConnection, file: string, columns: Col
     throw new Error(`data: ${file}: ${missing!.n} interactions have no user or no item`);
 }
 
+const userOf = (found: FileTable, { user }: Columns) => user ?? (found.typed ? 'user_id' : 'user');
+
 async function readSequences(
   db: DuckDBConnection,
   found: FileTable,
-  userColumn: string,
-  sequenceColumn: string,
+  columns: { readonly user: string; readonly sequence: string },
 ): Promise<void> {
-  const user = identifier(column(found, userColumn).name);
-  const { name, type } = column(found, sequenceColumn);
+  const user = identifier(column(found, columns.user).name);
+  const { name, type } = column(found, columns.sequence);
   const list = type.endsWith('[]')
     ? `${identifier(name)}::VARCHAR[]`
     : `list_filter(string_split(${identifier(name)}::VARCHAR, ' '), lambda item: item <> '')`;
@@ -90,44 +118,83 @@ async function readSequences(
         SELECT ${user}::VARCHAR AS user, ${list} AS list, row_number() OVER () AS row FROM ${found.table}))`);
 }
 
-async function readRows(db: DuckDBConnection, found: FileTable, columns: Columns): Promise<void> {
-  const user = identifier(column(found, columns.user ?? 'user').name);
-  const item = identifier(column(found, columns.item ?? 'item').name);
-  const text = columns.time ? `${identifier(column(found, columns.time).name)}::VARCHAR` : 'NULL::VARCHAR';
-  const time = `coalesce(TRY_CAST(${text} AS DOUBLE), epoch(TRY_CAST(${text} AS TIMESTAMP)))`;
-  await db.run(`CREATE TABLE interactions AS SELECT ${user}::VARCHAR AS user, ${item}::VARCHAR AS item,
-    ${time} AS time, row_number() OVER () AS place FROM ${found.table}`);
-  if (!columns.time) return;
-  const [bad] = await rows(
-    db,
-    `SELECT ${text} AS text FROM ${found.table} WHERE NOT coalesce(isfinite(${time}), false) LIMIT 1`,
-  );
-  if (bad)
-    throw new Error(
-      `data: ${found.file}: the time column "${columns.time}" holds "${bad.text ?? ''}", which is neither a number nor a date`,
+async function readRows(
+  db: DuckDBConnection,
+  found: FileTable,
+  { columns = {}, minRating }: ImportOptions,
+): Promise<void> {
+  const { file, table, typed } = found;
+  const text = (name: string) => `${identifier(column(found, name).name)}::VARCHAR`;
+  const user = text(userOf(found, columns));
+  const item = text(columns.item ?? (typed ? 'item_id' : 'item'));
+  const stamped = typed && [...found.columns.keys()].some((name) => untyped(name) === 'timestamp');
+  const timed = columns.time ?? (stamped ? 'timestamp' : undefined);
+  const written = timed ? text(timed) : 'NULL::VARCHAR';
+  // A number, an ISO date, or as Goodreads writes it: Fri Nov 18 07:22:29 -0800 2016.
+  const time = `coalesce(TRY_CAST(${written} AS DOUBLE), epoch(TRY_CAST(${written} AS TIMESTAMPTZ)),
+    epoch(try_strptime(${written}, '%a %b %d %H:%M:%S %z %Y')))`;
+  const refuse = async (condition: string, text: string, complaint: (text: string) => string) => {
+    const [bad] = await rows(db, `SELECT ${text} AS text FROM ${table} WHERE ${condition} LIMIT 1`);
+    if (bad) throw new Error(`data: ${file}: ${complaint(String(bad.text ?? ''))}`);
+  };
+  let counts = 'true';
+  if (minRating !== undefined) {
+    const name = columns.rating ?? 'rating';
+    const rating = text(name);
+    counts = `coalesce(TRY_CAST(${rating} AS DOUBLE), '-inf') >= ${minRating}`;
+    await refuse(
+      `TRY_CAST(${rating} AS DOUBLE) IS NULL AND ${rating} IS NOT NULL`,
+      rating,
+      (found) => `the rating column "${name}" holds "${found}", which is no number`,
     );
+  }
+  if (timed)
+    await refuse(
+      `${counts} AND NOT coalesce(isfinite(${time}), false)`,
+      written,
+      (found) => `the time column "${timed}" holds "${found}", which is neither a number nor a date`,
+    );
+  await db.run(`CREATE TABLE interactions AS SELECT ${user} AS user, ${item} AS item, ${time} AS time,
+    row_number() OVER () AS place FROM ${table} WHERE ${counts}`);
 }
 
 /** items(id, title, attributes, place): place is the order of the file. */
-async function readItems(db: DuckDBConnection, file: string, columns: Columns): Promise<void> {
-  const found = await loadFile(db, file, 'items_file');
-  const id = column(found, columns.itemId ?? 'item').name;
-  const title = column(found, columns.title ?? 'title').name;
-  await db.run(`CREATE TABLE items AS SELECT ${identifier(id)}::VARCHAR AS id,
-    coalesce(${identifier(title)}::VARCHAR, '') AS title, ${attributesOf(found, [id, title])} AS attributes,
-    row_number() OVER () AS place FROM items_file`);
+async function readItems(
+  db: DuckDBConnection,
+  { items: file, columns = {}, headers }: ImportOptions,
+): Promise<void> {
+  const found = await loadFile(db, { file, table: 'items_file', header: headers?.items });
+  const id = column(found, columns.itemId ?? (found.typed ? 'item_id' : 'item')).name;
+  const title = column(found, columns.title ?? titleOf(found)).name;
+  await db.run(`CREATE TABLE items AS SELECT id, title, attributes, min(place) AS place FROM (
+    SELECT ${identifier(id)}::VARCHAR AS id, coalesce(${identifier(title)}::VARCHAR, '') AS title,
+      ${attributesOf(found, [id, title])} AS attributes, row_number() OVER () AS place FROM items_file)
+    GROUP BY id, title, attributes`);
   await refuseRepeatedIds(db, 'items', file);
 }
 
+/** `title`, or the one column of an atomic file that is called so: `movie_title`. @throws if there are several or none. */
+function titleOf({ file, columns, typed }: FileTable): string {
+  const names = [...columns.keys()].map(untyped);
+  if (!typed || names.includes('title')) return 'title';
+  const candidates = names.filter((name) => name.endsWith('title'));
+  if (candidates.length === 1) return candidates[0]!;
+  throw new Error(
+    candidates.length === 0
+      ? `data: ${file} has no column whose name ends in "title"; name one with --title-column: ${names.join(', ')}`
+      : `data: ${file} has several columns that may be the title; name one with --title-column: ${candidates.join(', ')}`,
+  );
+}
+
 /** users(id, attributes); empty without a file. */
-async function readUsers(db: DuckDBConnection, file: string | undefined, columns: Columns): Promise<void> {
+async function readUsers(db: DuckDBConnection, { users: file, columns = {} }: ImportOptions): Promise<void> {
   if (!file) {
     await db.run(`CREATE TABLE users (id VARCHAR, attributes VARCHAR)`);
     return;
   }
-  const found = await loadFile(db, file, 'users_file');
-  const id = column(found, columns.userId ?? columns.user ?? 'user').name;
-  await db.run(`CREATE TABLE users AS SELECT ${identifier(id)}::VARCHAR AS id,
+  const found = await loadFile(db, { file, table: 'users_file', header: undefined });
+  const id = column(found, columns.userId ?? userOf(found, columns)).name;
+  await db.run(`CREATE TABLE users AS SELECT DISTINCT ${identifier(id)}::VARCHAR AS id,
     ${attributesOf(found, [id])} AS attributes FROM users_file`);
   await refuseRepeatedIds(db, 'users', file);
 }
@@ -145,7 +212,7 @@ async function refuseUnknownItems(db: DuckDBConnection): Promise<void> {
   );
   if (unknown.length > 0)
     throw new Error(
-      `data: ${unknown[0]!.n} items of the interactions have no title, such as ${unknown.map((row) => `"${row.item}"`).join(', ')}; do both files belong together?`,
+      `data: ${unknown[0]!.n} items of the interactions have no title, such as ${unknown.map((row) => `"${row.item}"`).join(', ')}; do both files belong together? --drop-untitled leaves out what they are in`,
     );
 }
 
@@ -153,7 +220,8 @@ async function refuseUnknownItems(db: DuckDBConnection): Promise<void> {
 async function applyKCore(db: DuckDBConnection, k: number): Promise<void> {
   const countKept = async () => Number((await rows(db, 'SELECT count(*) AS n FROM kept'))[0]!.n);
   let before = await countKept();
-  if (before === 0) throw new Error('data: the interactions file holds no interaction');
+  if (before === 0)
+    throw new Error('data: no interaction counts: there are none with that rating, of titled items');
   for (;;) {
     for (const side of ['item', 'user'])
       await db.run(
@@ -166,12 +234,12 @@ async function applyKCore(db: DuckDBConnection, k: number): Promise<void> {
   }
 }
 
-/** split(user, item, position, part): position from 0, oldest first; part 0 train, 1 validation, 2 test. */
+/** split(user, item, time, position, part): position from 0, oldest first; part 0 train, 1 validation, 2 test. */
 async function assignSplit(db: DuckDBConnection, split: SplitName): Promise<void> {
   const ordered = `SELECT user, item, time, row_number() OVER (PARTITION BY user ORDER BY time, place) - 1 AS position,
     count(*) OVER (PARTITION BY user) AS length FROM kept`;
   if (split === 'leave-one-out') {
-    await db.run(`CREATE TABLE split AS SELECT user, item, position, CASE WHEN length < 3 THEN 0
+    await db.run(`CREATE TABLE split AS SELECT user, item, time, position, CASE WHEN length < 3 THEN 0
       WHEN position = length - 1 THEN 2 WHEN position = length - 2 THEN 1 ELSE 0 END AS part FROM (${ordered})`);
     return;
   }
@@ -181,6 +249,6 @@ async function assignSplit(db: DuckDBConnection, split: SplitName): Promise<void
   const tenth = Math.floor(0.1 * Number(timed!.n));
   if (tenth === 0) throw new Error('data: too few interactions for a split 8:1:1 by time');
   const nthLatest = (n: number) => `(SELECT time FROM kept ORDER BY time DESC LIMIT 1 OFFSET ${n - 1})`;
-  await db.run(`CREATE TABLE split AS SELECT user, item, position, CASE WHEN time < ${nthLatest(2 * tenth)} THEN 0
+  await db.run(`CREATE TABLE split AS SELECT user, item, time, position, CASE WHEN time < ${nthLatest(2 * tenth)} THEN 0
     WHEN time < ${nthLatest(tenth)} THEN 1 ELSE 2 END AS part FROM (${ordered})`);
 }

@@ -1,30 +1,59 @@
-// JSON files as tables: arrays of objects, `{user: [items]}`, `{id: {title, ...}}` or `{id: title}`.
-import { readFile } from 'node:fs/promises';
+// JSON files as tables: arrays of objects, `{user: [items]}`, `{id: {title, ...}}`, `{id: title}`, or one object a line.
+// Values are text columns, numbers as they are written; a field that only ever holds lists is a list of texts.
 import type { DuckDBConnection } from '@duckdb/node-api';
-import { identifier } from './duckdb.ts';
+import { identifier, literal, rows } from './duckdb.ts';
 
 type Fields = ReadonlyMap<string, unknown>;
 
-/** Creates `table`. True if the file is of the form `{user: [items]}`: columns `user` and `items` (a list). */
-export async function loadJson(db: DuckDBConnection, file: string, table: string): Promise<boolean> {
-  const json = parse(await readFile(file, 'utf8'));
+/** Whether a text that begins so is one object a line. @throws if its lines are Python's dictionaries. */
+export function areLines(head: string): boolean {
+  const [first, second] = head.split(/[\r\n]+/).filter((line) => line.trim() !== '');
+  if (first?.startsWith("{'") || first?.startsWith("{u'"))
+    throw new Error(
+      `its lines are Python, not JSON: make JSON of them with
+  python3 -c 'import sys, ast, json; [print(json.dumps(ast.literal_eval(line))) for line in sys.stdin]' < IN > OUT.jsonl`,
+    );
+  try {
+    return second !== undefined && isObject(JSON.parse(first!));
+  } catch {
+    return false;
+  }
+}
+
+/** SQL for a file with one JSON object a line, its columns in the fields' first order. @throws if it is empty. */
+export async function linesQuery(db: DuckDBConnection, path: string): Promise<string> {
+  const source = `(SELECT json, row_number() OVER () AS row FROM read_json_objects(${path}, format = 'newline_delimited'))`;
+  const fields = await rows(
+    db,
+    `SELECT field, bool_and(type = 'ARRAY') FILTER (type <> 'NULL') AS list FROM (
+       SELECT unnest(json_keys(json)) AS field, json_type(unnest(json_extract(json, '$.*'))) AS type,
+         {'row': row, 'step': generate_subscripts(json_keys(json), 1)} AS place FROM ${source})
+     GROUP BY field ORDER BY min(place)`,
+  );
+  if (fields.length === 0) throw new Error('there is nothing in it');
+  // All paths at once: every line is parsed once.
+  const pointers = fields.map(({ field }) => literal(pointer(String(field))));
+  const columns = fields.map(({ field, list }, i) => {
+    const value = `found[${i + 1}]`;
+    return `${list ? `${value}::JSON::VARCHAR[]` : value} AS ${identifier(String(field))}`;
+  });
+  return `SELECT ${columns.join(', ')} FROM (SELECT json_extract_string(json, [${pointers.join(', ')}]) AS found FROM ${source})`;
+}
+
+/** JSON pointer to a field (RFC 6901). */
+export const pointer = (field: string): string => `/${field.replaceAll('~', '~0').replaceAll('/', '~1')}`;
+
+/** Creates `table` of a JSON text. True if it is of the form `{user: [items]}`: columns `user` and `items` (a list). */
+export async function loadJson(db: DuckDBConnection, text: string, table: string): Promise<boolean> {
+  const json = parse(text);
   if (typeof json !== 'object' || json === null) throw new Error('neither an array nor an object');
   const entries = Object.entries(json);
   const allOf = (is: (value: unknown) => boolean) => entries.every(([, value]) => is(value));
   const keyed = !Array.isArray(json);
+  const pairs = (key: string, value: string) =>
+    entries.map((entry) => new Map([[key, entry[0]] as const, [value, entry[1]] as const]));
   if (keyed && allOf(Array.isArray)) {
-    await fill(
-      db,
-      `${table}_text`,
-      entries.map(
-        ([user, items]) =>
-          new Map<string, unknown>([
-            ['user', user],
-            ['items', items],
-          ]),
-      ),
-    );
-    await db.run(`CREATE TABLE ${table} AS SELECT user, items::JSON::VARCHAR[] AS items FROM ${table}_text`);
+    await fill(db, table, pairs('user', 'items'));
     return true;
   }
   if (allOf(isObject))
@@ -36,32 +65,23 @@ export async function loadJson(db: DuckDBConnection, file: string, table: string
       ),
     );
   else if (keyed && allOf((value) => typeof value === 'string'))
-    await fill(
-      db,
-      table,
-      entries.map(
-        ([id, title]) =>
-          new Map([
-            ['item', id],
-            ['title', title],
-          ]),
-      ),
-    );
+    await fill(db, table, pairs('item', 'title'));
   else
     throw new Error(
-      'expected an array of objects, {user: [items]}, {item: {title, ...}} or {item: title}, all entries alike',
+      'expected an array of objects, {user: [items]}, {item: {title, ...}}, {item: title}, all entries alike, or one object a line',
     );
   return false;
 }
 
-/** A table of text columns, one a field; what is not text is written as JSON. */
+/** A table of one column a field; what is neither text nor a list is written as JSON. */
 async function fill(db: DuckDBConnection, table: string, objects: readonly Fields[]): Promise<void> {
   const columns = [...new Set(objects.flatMap((fields) => [...fields.keys()]))];
   if (columns.length === 0) throw new Error('there is nothing in it');
+  const texts = `${table}_text`;
   await db.run(
-    `CREATE TABLE ${table} (${columns.map((column) => `${identifier(column)} VARCHAR`).join(', ')})`,
+    `CREATE TABLE ${texts} (${columns.map((column) => `${identifier(column)} VARCHAR`).join(', ')})`,
   );
-  const appender = await db.createAppender(table);
+  const appender = await db.createAppender(texts);
   for (const fields of objects) {
     for (const column of columns) {
       const value = fields.get(column) ?? null;
@@ -71,6 +91,12 @@ async function fill(db: DuckDBConnection, table: string, objects: readonly Field
     appender.endRow();
   }
   appender.closeSync();
+  const values = columns.map((column) => {
+    const held = objects.flatMap((fields) => (fields.get(column) == null ? [] : [fields.get(column)]));
+    const name = identifier(column);
+    return held.length > 0 && held.every(Array.isArray) ? `${name}::JSON::VARCHAR[] AS ${name}` : name;
+  });
+  await db.run(`CREATE TABLE ${table} AS SELECT ${values.join(', ')} FROM ${texts}`);
 }
 
 /** Numbers stay the text that they are in the file: an id of twenty digits, or 1e3, is not to be rounded. */
