@@ -87,7 +87,7 @@ export async function writeUsers(
       await copy(`SELECT * FROM ${table('items')} ORDER BY index`, 'items');
       await copy('SELECT index, id, attributes FROM user_index ORDER BY index', 'users');
       await copy(
-        `SELECT u.index::INTEGER AS user, item, position, part FROM ${table('interactions')} i
+        `SELECT u.index::INTEGER AS user, i.* EXCLUDE (user) FROM ${table('interactions')} i
          JOIN user_index u ON u.before = i.user ORDER BY u.index, position`,
         'interactions',
       );
@@ -103,7 +103,7 @@ export async function writeUsers(
   });
 }
 
-/** `write` fills a folder beside the target and returns the number of interactions; it appears whole or not at all. */
+/** `write` makes the tables in a folder and returns the number of interactions. */
 async function place(
   db: DuckDBConnection,
   output: string,
@@ -111,11 +111,9 @@ async function place(
   described: Pick<Description, 'name' | 'split' | 'kCore' | 'sources'>,
   write: (folder: string) => Promise<number>,
 ): Promise<void> {
-  await mkdir(dirname(output), { recursive: true });
-  const temporary = await mkdtemp(join(dirname(output), `.${basename(output)}-`));
-  try {
-    const interactions = await write(temporary);
-    const { items, users, hash } = await readTables(db, temporary);
+  await writeWhole(output, force, async (folder) => {
+    const interactions = await write(folder);
+    const { items, users, hash } = await readTables(db, folder);
     const { sources, ...rest } = described;
     const description: Description = {
       format: 1,
@@ -126,7 +124,20 @@ async function place(
       sources,
       hash,
     };
-    await writeFile(join(temporary, descriptionFile), `${JSON.stringify(description, undefined, 2)}\n`);
+    await writeFile(join(folder, descriptionFile), `${JSON.stringify(description, undefined, 2)}\n`);
+  });
+}
+
+/** `write` fills a folder beside the target, which it then becomes: it appears whole or not at all. */
+export async function writeWhole(
+  output: string,
+  force: boolean,
+  write: (folder: string) => Promise<void>,
+): Promise<void> {
+  await mkdir(dirname(output), { recursive: true });
+  const temporary = await mkdtemp(join(dirname(output), `.${basename(output)}-`));
+  try {
+    await write(temporary);
     for (const file of readdirSync(temporary)) await flush(join(temporary, file));
     await (force ? replace(temporary, output) : rename(temporary, output));
     await flush(dirname(output));
@@ -178,7 +189,7 @@ async function writeTables(db: DuckDBConnection, folder: string): Promise<number
   await copy('SELECT * FROM user_index ORDER BY index', 'users');
   await copy(
     `SELECT u.index::INTEGER AS user, i.index::INTEGER AS item, position::INTEGER AS position,
-      CASE part WHEN 0 THEN 'train' WHEN 1 THEN 'validation' ELSE 'test' END AS part
+      CASE part WHEN 0 THEN 'train' WHEN 1 THEN 'validation' ELSE 'test' END AS part, time
      FROM split JOIN user_index u ON u.id = user JOIN item_index i ON i.id = item ORDER BY u.index, position`,
     'interactions',
   );
