@@ -144,18 +144,27 @@ export function program(): Command {
   data
     .command('import')
     .description('read interactions and titles, filter, split, and write a data folder')
-    .requiredOption('--interactions <file>', 'CSV, TSV, JSON or Parquet')
+    .requiredOption('--interactions <file>', 'CSV, TSV, RecBole, JSON, JSON lines (also as .gz) or Parquet')
     .requiredOption('--items <file>', 'item ids and titles')
     .requiredOption('-o, --output <folder>', 'data folder to write')
     .option('--users <file>', 'columns of users, for a partition by one of them')
     .option('--name <name>', 'name of the data set')
-    .option('--user-column <name>', 'user ids of interactions', 'user')
-    .option('--item-column <name>', 'item ids of interactions', 'item')
-    .option('--time-column <name>', 'timestamps (default: rows are in order)')
+    .option('--user-column <name>', "user ids of interactions (default: user, or RecBole's user_id)")
+    .option('--item-column <name>', "item ids of interactions (default: item, or RecBole's item_id)")
+    .option('--time-column <name>', "timestamps (default: RecBole's timestamp, or rows are in order)")
     .option('--sequence-column <name>', "a user's items in order, separated by spaces")
-    .option('--item-id-column <name>', 'item ids of the items file', 'item')
-    .option('--title-column <name>', 'titles of the items file', 'title')
-    .option('--user-id-column <name>', 'user ids of the users file', 'user')
+    .option('--item-id-column <name>', "item ids of the items file (default: item, or RecBole's item_id)")
+    .option('--title-column <name>', "titles of the items file (default: title, or RecBole's ...title)")
+    .option('--user-id-column <name>', 'user ids of the users file (default: that of interactions)')
+    .option(
+      '--interactions-header <names>',
+      'columns of an interactions file without a header: user,items',
+      header,
+    )
+    .option('--items-header <names>', 'columns of an items file without a header: item,title', header)
+    .option('--min-rating <number>', 'interactions with a lower rating, or none, do not count', finite)
+    .option('--rating-column <name>', 'ratings of interactions', 'rating')
+    .option('--drop-untitled', 'interactions with items that have no title do not count')
     .option('--k-core <count>', 'fewest interactions of a user and of an item, 0 for any', whole, 5)
     .option('--split <method>', 'leave-one-out or global-time', 'leave-one-out')
     .option('--force', 'replace an existing folder')
@@ -176,6 +185,13 @@ export function program(): Command {
     .argument('<folder>', 'data folder')
     .option(...json)
     .action(async (folder, options) => (await import('./commands/data.ts')).runStats(folder, options));
+  data
+    .command('export')
+    .description("write a data folder and its split as RecBole's atomic files")
+    .argument('<folder>', 'data folder')
+    .requiredOption('--recbole <folder>', "folder to write; its name is RecBole's name of the data set")
+    .option(...json)
+    .action(async (folder, options) => (await import('./commands/data.ts')).runExport(folder, options));
 
   const model = root.command('model').description('describe, verify and cut checkpoints');
   model
@@ -319,6 +335,20 @@ function share(text: string): number {
 function whole(text: string): number {
   if (!/^\d{1,9}$/.test(text)) throw new InvalidArgumentError(`"${text}" is not a whole number.`);
   return Number(text);
+}
+
+function finite(text: string): number {
+  const number = Number(text);
+  if (text.trim() === '' || !Number.isFinite(number))
+    throw new InvalidArgumentError(`"${text}" is not a number.`);
+  return number;
+}
+
+function header(text: string): string[] {
+  const found = text.split(',');
+  if (new Set(found).size < found.length || found.includes(''))
+    throw new InvalidArgumentError(`"${text}" is no list of different names, separated by commas.`);
+  return found;
 }
 
 function wholes(text: string): number[] {

@@ -2,7 +2,7 @@ import { join } from 'node:path';
 import {
   type DatasetStats,
   datasetStats,
-  type ImportOptions,
+  exportRecBole,
   importDataset,
   partition,
   readDataset,
@@ -19,13 +19,18 @@ interface Options {
   readonly output: string;
   readonly users?: string;
   readonly name?: string;
-  readonly userColumn: string;
-  readonly itemColumn: string;
+  readonly userColumn?: string;
+  readonly itemColumn?: string;
   readonly timeColumn?: string;
   readonly sequenceColumn?: string;
-  readonly itemIdColumn: string;
-  readonly titleColumn: string;
-  readonly userIdColumn: string;
+  readonly itemIdColumn?: string;
+  readonly titleColumn?: string;
+  readonly userIdColumn?: string;
+  readonly interactionsHeader?: readonly string[];
+  readonly itemsHeader?: readonly string[];
+  readonly minRating?: number;
+  readonly ratingColumn: string;
+  readonly dropUntitled?: boolean;
   readonly kCore: number;
   readonly split: string;
   readonly force?: boolean;
@@ -34,28 +39,27 @@ interface Options {
 
 export async function runImport(options: Options): Promise<void> {
   const {
-    userColumn,
-    itemColumn,
-    timeColumn,
-    sequenceColumn,
-    itemIdColumn,
-    titleColumn,
-    userIdColumn,
+    userColumn: user,
+    itemColumn: item,
+    timeColumn: time,
+    sequenceColumn: sequence,
+    ratingColumn: rating,
+    itemIdColumn: itemId,
+    titleColumn: title,
+    userIdColumn: userId,
+    interactionsHeader,
+    itemsHeader,
     split,
     ...rest
   } = options;
   if (split !== 'leave-one-out' && split !== 'global-time')
     throw new ConfigError(`data import: --split ${split}: use leave-one-out or global-time`);
-  const columns: ImportOptions['columns'] = {
-    user: userColumn,
-    item: itemColumn,
-    itemId: itemIdColumn,
-    title: titleColumn,
-    userId: userIdColumn,
-    ...(timeColumn && { time: timeColumn }),
-    ...(sequenceColumn && { sequence: sequenceColumn }),
-  };
-  await importDataset({ ...rest, split, columns });
+  await importDataset({
+    ...rest,
+    split,
+    headers: { interactions: interactionsHeader, items: itemsHeader },
+    columns: { user, item, time, sequence, rating, itemId, title, userId },
+  });
   await runStats(options.output, options);
 }
 
@@ -102,6 +106,15 @@ export async function runPartition({
       json: json ?? false,
     },
   );
+}
+
+export async function runExport(
+  folder: string,
+  { recbole, json }: { recbole: string; json?: boolean },
+): Promise<void> {
+  const written = await exportRecBole(folder, recbole);
+  const rows = Object.entries(written).map(([file, count]) => [file, String(count)]);
+  print({ folder: recbole, rows: written }, table(['file', 'rows'], rows), { json: json ?? false });
 }
 
 export async function runStats(folder: string, options: { json?: boolean }): Promise<void> {
