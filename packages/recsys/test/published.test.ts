@@ -156,6 +156,15 @@ describe('Goodreads: gzipped lines of JSON', () => {
     await expect(
       imported({ ...files(path), minRating: 3, columns: { ...columns, rating: 'user_id' } }),
     ).rejects.toThrow('the rating column "user_id" holds "u", which is no number');
+    const undefinedRating = write(path, 'nan.csv', 'user_id,book_id,rating', 'u,00,5', 'u,01,nan');
+    await expect(
+      imported({
+        ...files(path),
+        interactions: undefinedRating,
+        minRating: 3,
+        columns: { ...columns, time: undefined },
+      }),
+    ).rejects.toThrow('the rating column "rating" holds "nan", which is no number');
   });
 
   it('dates of ISO 8601 with and without an offset', async () => {

@@ -133,29 +133,39 @@ async function readRows(
   // A number, an ISO date, or as Goodreads writes it: Fri Nov 18 07:22:29 -0800 2016.
   const time = `coalesce(TRY_CAST(${written} AS DOUBLE), epoch(TRY_CAST(${written} AS TIMESTAMPTZ)),
     epoch(try_strptime(${written}, '%a %b %d %H:%M:%S %z %Y')))`;
-  const refuse = async (condition: string, text: string, complaint: (text: string) => string) => {
-    const [bad] = await rows(db, `SELECT ${text} AS text FROM ${table} WHERE ${condition} LIMIT 1`);
-    if (bad) throw new Error(`data: ${file}: ${complaint(String(bad.text ?? ''))}`);
-  };
   let counts = 'true';
   if (minRating !== undefined) {
-    const name = columns.rating ?? 'rating';
-    const rating = text(name);
-    counts = `coalesce(TRY_CAST(${rating} AS DOUBLE), '-inf') >= ${minRating}`;
-    await refuse(
-      `TRY_CAST(${rating} AS DOUBLE) IS NULL AND ${rating} IS NOT NULL`,
-      rating,
-      (found) => `the rating column "${name}" holds "${found}", which is no number`,
-    );
+    const rated = columns.rating ?? 'rating';
+    // Not a number would be above all of them.
+    const rating = `nullif(TRY_CAST(${text(rated)} AS DOUBLE), 'nan')`;
+    counts = `coalesce(${rating}, '-inf') >= ${minRating}`;
+    const bad = await firstWhere(db, table, { text: text(rated), condition: `${rating} IS NULL` });
+    if (bad)
+      throw new Error(`data: ${file}: the rating column "${rated}" holds "${bad}", which is no number`);
   }
-  if (timed)
-    await refuse(
-      `${counts} AND NOT coalesce(isfinite(${time}), false)`,
-      written,
-      (found) => `the time column "${timed}" holds "${found}", which is neither a number nor a date`,
-    );
+  if (timed) {
+    const condition = `${counts} AND NOT coalesce(isfinite(${time}), false)`;
+    const bad = await firstWhere(db, table, { text: `coalesce(${written}, '')`, condition });
+    if (bad !== undefined)
+      throw new Error(
+        `data: ${file}: the time column "${timed}" holds "${bad}", which is neither a number nor a date`,
+      );
+  }
   await db.run(`CREATE TABLE interactions AS SELECT ${user} AS user, ${item} AS item, ${time} AS time,
     row_number() OVER () AS place FROM ${table} WHERE ${counts}`);
+}
+
+/** A text that is there, of a row for which the condition holds; undefined if there is none. */
+async function firstWhere(
+  db: DuckDBConnection,
+  table: string,
+  { text, condition }: { readonly text: string; readonly condition: string },
+): Promise<string | undefined> {
+  const [found] = await rows(
+    db,
+    `SELECT ${text} AS text FROM ${table} WHERE ${text} IS NOT NULL AND ${condition} LIMIT 1`,
+  );
+  return found && String(found.text);
 }
 
 /** items(id, title, attributes, place): place is the order of the file. */
