@@ -33,17 +33,19 @@ export interface PairedDifference {
 const pairedResamples = 2000;
 
 /**
- * Paired bootstrap over users: both methods' values of a user are drawn together. Of several metrics at once, `[metric][user]`,
- * on the same draws. @throws if the lists differ in length or are empty.
+ * Paired bootstrap over users: both methods' values of a user are drawn together. Of several metrics at once,
+ * `[metric][user]`, on the same draws. `weights`: how often each user was tested, if not all as often; a user's value is
+ * the mean of these. @throws if the lists differ in length or are empty.
  */
 export function pairedBootstrap(
   method: readonly (readonly number[])[],
   baseline: readonly (readonly number[])[],
   seed: number,
+  weights?: readonly number[],
 ): PairedDifference[] {
-  const means = resampledMeans([...method, ...baseline], seed, pairedResamples);
+  const means = resampledMeans([...method, ...baseline], seed, pairedResamples, weights);
   return method.map((values, m) => {
-    const [own, other] = [meanOf(values), meanOf(baseline[m]!)];
+    const [own, other] = [meanOf(values, weights), meanOf(baseline[m]!, weights)];
     const pairs = means.map((resample) => [resample[m]!, resample[method.length + m]!] as const);
     const differences = pairs.map(([a, b]) => a - b);
     const share = (is: (difference: number) => boolean) =>
@@ -72,21 +74,28 @@ export function pairedBootstrap(
 }
 
 /** The means of each list in each resample of users. */
-function resampledMeans(lists: readonly (readonly number[])[], seed: number, count: number): number[][] {
+function resampledMeans(
+  lists: readonly (readonly number[])[],
+  seed: number,
+  count: number,
+  weights?: readonly number[],
+): number[][] {
   const users = lists[0]?.length ?? 0;
   if (users === 0) throw new Error('bootstrap: no users to average over');
-  if (lists.some(({ length }) => length !== users))
-    throw new Error(
-      `bootstrap: ${lists.map(({ length }) => length).join(' and ')} values; each user needs one of each`,
-    );
+  const lengths = [...lists, ...(weights ? [weights] : [])].map(({ length }) => length);
+  if (lengths.some((length) => length !== users))
+    throw new Error(`bootstrap: ${lengths.join(' and ')} values; each user needs one of each`);
   const { integer } = random(seed, 'bootstrap');
   return Array.from({ length: count }, () => {
     const sums = lists.map(() => 0);
+    let total = 0;
     for (let i = 0; i < users; i++) {
       const user = integer(users);
-      for (const [l, values] of lists.entries()) sums[l]! += values[user]!;
+      const weight = weights?.[user] ?? 1;
+      total += weight;
+      for (const [l, values] of lists.entries()) sums[l]! += weight * values[user]!;
     }
-    return sums.map((sum) => sum / users);
+    return sums.map((sum) => sum / total);
   });
 }
 
@@ -95,7 +104,15 @@ function interval(mean: number, resampled: readonly number[]): Interval {
   return { mean, low: quantile(sorted, 0.025), high: quantile(sorted, 0.975) };
 }
 
-const meanOf = (values: readonly number[]) => values.reduce((sum, value) => sum + value, 0) / values.length;
+function meanOf(values: readonly number[], weights?: readonly number[]): number {
+  let [sum, total] = [0, 0];
+  for (const [user, value] of values.entries()) {
+    const weight = weights?.[user] ?? 1;
+    sum += weight * value;
+    total += weight;
+  }
+  return sum / total;
+}
 
 /** With linear interpolation between order statistics, as numpy's default. */
 export function quantile(sorted: readonly number[], q: number): number {

@@ -91,6 +91,28 @@ describe('two methods on the same users', () => {
     expect(pairedBootstrap([[1, 1]], [[0, 0]], 1)[0]!.relative).toBeUndefined();
   });
 
+  test('a user tested twice counts twice, and is drawn as one', () => {
+    const [method, baseline, weights] = [
+      [1, 0, 0.5],
+      [0, 0, 1],
+      [2, 1, 1],
+    ];
+    const [found] = pairedBootstrap([method], [baseline], 1, weights);
+    expect(found!.difference.mean).toBeCloseTo((2 * 1 + 0 - 0.5) / 4, 12);
+    // All 27 resamples of three users.
+    const all: number[] = [];
+    for (const a of [0, 1, 2])
+      for (const b of [0, 1, 2])
+        for (const c of [0, 1, 2]) {
+          const drawn = [a, b, c];
+          const sum = drawn.reduce((s, u) => s + weights[u]! * (method[u]! - baseline[u]!), 0);
+          all.push(sum / drawn.reduce((s, u) => s + weights[u]!, 0));
+        }
+    // One of 27 is more than 2.5 %.
+    expect(found!.difference.low).toBeCloseTo(Math.min(...all), 12);
+    expect(found!.difference.high).toBeCloseTo(Math.max(...all), 12);
+  });
+
   test('exchanging the methods turns the sign and keeps p', () => {
     const values = fc.array(fc.tuple(fc.integer({ min: 0, max: 4 }), fc.integer({ min: 0, max: 4 })), {
       minLength: 1,

@@ -1,0 +1,105 @@
+// Methods compared on one configuration: what is not there yet is computed, and nothing twice.
+import type { Partition } from '@fellrec/recsys';
+import { type Config, ConfigError } from '../config.ts';
+import { type Experiment, openExperiment } from '../experiment.ts';
+import { type Progress, silent } from '../progress.ts';
+import { readPartition, runDirectory, train } from '../train.ts';
+import { compared, type Trial } from './compared.ts';
+import { isRanking, type Method, methodConfig, type TrainedMethod } from './methods.ts';
+import { storeRanking } from './rankings.ts';
+import type { Comparison } from './result.ts';
+import { hasBegun, isStored, readTrial } from './trials.ts';
+
+export interface CompareOptions {
+  readonly methods: readonly Method[];
+  readonly seeds: readonly number[];
+  /** One of the methods. */
+  readonly baseline: Method;
+  readonly progress?: Progress;
+}
+
+/**
+ * Trains every method with every seed in a folder of its own within `runs/<name>`, where that is not done, or goes on
+ * with it. A method that fails is shown as incomplete, and the others go on. @throws ConfigError on a choice that cannot be.
+ */
+export async function compare(config: Config, o: CompareOptions): Promise<Comparison> {
+  assertOptions(o);
+  const { methods, seeds, progress = silent } = o;
+  let opened: Experiment | undefined;
+  const trials: Trial[] = [];
+  try {
+    for (const seed of seeds) {
+      let parted = await storedPartition(config, o.methods, seed);
+      for (const method of methods) {
+        const own = methodConfig(config, method, seed);
+        const directory = runDirectory(own);
+        if (await isStored(directory, method, own)) {
+          trials.push(await readTrial(directory, method));
+          continue;
+        }
+        progress.line(`== ${method}, seed ${seed}`);
+        // All share what is opened first, which needs no partition.
+        opened ??= await openExperiment(methodConfig(config, 'centralized', seed), progress.report);
+        const experiment = opened.sharing(own, isParted(method) ? parted : undefined);
+        if (isParted(method)) parted = experiment.partition;
+        const failure = await attempt(method, directory, experiment, progress);
+        if (failure === undefined) trials.push(await readTrial(directory, method));
+        else {
+          const { name, hash } = experiment.dataset;
+          trials.push({ method, seed, directory, data: { name, hash }, users: new Map(), missing: failure });
+        }
+      }
+    }
+  } finally {
+    await opened?.dispose();
+  }
+  return compared(trials, o.baseline);
+}
+
+/** Why it failed; undefined if it did not. */
+async function attempt(
+  method: Method,
+  directory: string,
+  experiment: Experiment,
+  progress: Progress,
+): Promise<string | undefined> {
+  try {
+    if (isRanking(method)) await storeRanking(method, directory, experiment, progress);
+    else await train(experiment.config, { resume: await hasBegun(directory), experiment, progress });
+    return undefined;
+  } catch (error) {
+    const { message } = error as Error;
+    progress.line(`${method}, seed ${experiment.config.seed}, failed: ${message}`);
+    return message;
+  }
+}
+
+/** Whether its clients are those of the partition. */
+function isParted(method: Method): method is Exclude<TrainedMethod, 'centralized'> {
+  return !isRanking(method) && method !== 'centralized';
+}
+
+/** That of a run of this seed which has begun. */
+async function storedPartition(
+  config: Config,
+  methods: readonly Method[],
+  seed: number,
+): Promise<Partition | undefined> {
+  for (const method of methods.filter(isParted)) {
+    const directory = runDirectory(methodConfig(config, method, seed));
+    if (await hasBegun(directory)) return readPartition(directory);
+  }
+  return undefined;
+}
+
+function assertOptions({ methods, seeds, baseline }: CompareOptions): void {
+  const twice = seeds.filter((seed, i) => seeds.indexOf(seed) !== i);
+  if (twice.length > 0)
+    throw new ConfigError(
+      `compare: --seeds names ${[...new Set(twice)].join(', ')} twice; a seed gives one run`,
+    );
+  if (!methods.includes(baseline))
+    throw new ConfigError(
+      `compare: the baseline "${baseline}" is none of the methods: ${methods.join(', ')}`,
+    );
+}
