@@ -23,21 +23,26 @@ export function areLines(head: string): boolean {
 /** SQL for a file with one JSON object a line, its columns in the fields' first order. @throws if it is empty. */
 export async function linesQuery(db: DuckDBConnection, path: string): Promise<string> {
   const source = `(SELECT json, row_number() OVER () AS row FROM read_json_objects(${path}, format = 'newline_delimited'))`;
-  const fields = await rows(
+  const keys = await rows(
     db,
-    `SELECT field, bool_and(type = 'ARRAY') FILTER (type <> 'NULL') AS list FROM (
-       SELECT unnest(json_keys(json)) AS field, json_type(unnest(json_extract(json, '$.*'))) AS type,
-         {'row': row, 'step': generate_subscripts(json_keys(json), 1)} AS place FROM ${source})
+    `SELECT field FROM (SELECT unnest(json_keys(json)) AS field,
+       {'row': row, 'step': generate_subscripts(json_keys(json), 1)} AS place FROM ${source})
      GROUP BY field ORDER BY min(place)`,
   );
-  if (fields.length === 0) throw new Error('there is nothing in it');
+  if (keys.length === 0) throw new Error('there is nothing in it');
+  const fields = keys.map(({ field }) => String(field));
   // All paths at once: every line is parsed once.
-  const pointers = fields.map(({ field }) => literal(pointer(String(field))));
-  const columns = fields.map(({ field, list }, i) => {
+  const pointers = `[${fields.map((field) => literal(pointer(field))).join(', ')}]`;
+  const [lists] = await rows(
+    db,
+    `SELECT ${fields.map((_, i) => `bool_and(type[${i + 1}] = 'ARRAY') FILTER (type[${i + 1}] <> 'NULL') AS "${i}"`).join(', ')}
+     FROM (SELECT json_type(json, ${pointers}) AS type FROM ${source})`,
+  );
+  const columns = fields.map((field, i) => {
     const value = `found[${i + 1}]`;
-    return `${list ? `${value}::JSON::VARCHAR[]` : value} AS ${identifier(String(field))}`;
+    return `${lists![i] ? `${value}::JSON::VARCHAR[]` : value} AS ${identifier(field)}`;
   });
-  return `SELECT ${columns.join(', ')} FROM (SELECT json_extract_string(json, [${pointers.join(', ')}]) AS found FROM ${source})`;
+  return `SELECT ${columns.join(', ')} FROM (SELECT json_extract_string(json, ${pointers}) AS found FROM ${source})`;
 }
 
 /** JSON pointer to a field (RFC 6901). */
