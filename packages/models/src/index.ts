@@ -18,6 +18,7 @@ export {
 export type { LayerContext, LayeredModel } from './layered-model.ts';
 export { llama, type QuantizedBase } from './llama.ts';
 export {
+  addsNothing,
   encoderProjections,
   freshAdapter,
   initialAdapter,

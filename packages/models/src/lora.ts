@@ -119,6 +119,13 @@ export function loraName(path: string, half: 'A' | 'B'): string {
   return `base_model.model.${module}.lora_${half}.weight`;
 }
 
+/** Whether an adapter adds nothing to its base, whatever its A: every B is 0, as a fresh one's. */
+export function addsNothing(adapter: NamedTensors): boolean {
+  return [...adapter].every(
+    ([name, { data }]) => !name.endsWith('.lora_B.weight') || data.every((x) => x === 0),
+  );
+}
+
 /** A fresh adapter: A uniform in +-1/sqrt(in) (Kaiming with a = sqrt 5, as PEFT), B zero, so that it changes nothing. */
 export function freshAdapter(
   shapes: AdaptedProjections,

@@ -5,6 +5,7 @@ import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { type Float32Tensor, float32, type NamedTensors } from '@fellrec/graph';
 import {
+  addsNothing,
   type EncoderModel,
   type EncoderParameters,
   type ItemSequence,
@@ -45,15 +46,20 @@ export function itemTable({
   /** Names the weights that a table is computed with, and what is encoded. */
   function key(tensors: NamedTensors): string {
     const { lora } = parameters(tensors);
+    if (isBase(tensors)) return base.copy().digest('hex').slice(0, 32);
     const hash = base.copy().update(JSON.stringify([lora?.rank, lora?.alpha, lora?.targetModules]));
     for (const [name, { data }] of tensors)
       hash.update(name).update(new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
     return hash.digest('hex').slice(0, 32);
   }
 
+  /** All runs begin with the base, so its table is computed once for all of them. */
+  const isBase = (tensors: NamedTensors) => parameters(tensors).lora !== undefined && addsNothing(tensors);
+
   return {
-    async vectors(tensors, { store } = { store: false }) {
+    async vectors(tensors, { store: asked } = { store: false }) {
       const name = key(tensors);
+      const store = asked || isBase(tensors);
       const file = join(cacheDir, `items-${name}.safetensors`);
       const stored = known.get(name) ?? (await readVectors(file));
       known.delete(name);
