@@ -15,10 +15,16 @@ export function table(header: readonly string[], rows: readonly (readonly string
   );
 }
 
-const shown = ['recall@10', 'recall@20', 'ndcg@10', 'ndcg@20'];
-const titles = ['R@10', 'R@20', 'N@10', 'N@20'];
+/** The metrics that are shown, and what they are called in a table's head. */
+export const shownMetrics = {
+  'recall@10': 'R@10',
+  'recall@20': 'R@20',
+  'ndcg@10': 'N@10',
+  'ndcg@20': 'N@20',
+} as const;
+const titles = Object.values(shownMetrics);
 const cells = (metrics: Metrics) =>
-  shown.map((name) => (metrics[name] === undefined ? '-' : metrics[name].toFixed(4)));
+  Object.keys(shownMetrics).map((name) => (metrics[name] === undefined ? '-' : metrics[name].toFixed(4)));
 const number = (x: number | undefined) => (x === undefined ? '-' : x.toFixed(3));
 
 /** Per client: users, samples, losses, metrics; then all users, and the spread. */

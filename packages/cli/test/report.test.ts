@@ -9,6 +9,8 @@ import { apart, attackTitles } from '../src/report/audit-charts.ts';
 import { ruleStyles, seriesStyles } from '../src/report/chart.ts';
 import { html } from '../src/report/html.ts';
 import { backgrounds, page, writeReport } from '../src/report/page.ts';
+import { contrast, rgbOf } from './contrast.ts';
+import { charts, expectBalanced, rowsOf } from './markup.ts';
 
 const around = (mean: number): Interval => ({ mean, low: mean - 0.05, high: mean + 0.05 });
 
@@ -87,33 +89,6 @@ const { inverter: _, search: __, ...measured } = result;
 const bare: AuditResult = { ...measured, floors: [], attacks: [], gradients: [], defences: [], costs: [] };
 
 const markupOf = async (audit: AuditResult) => (await auditSection(audit)).body.markup;
-
-/** The charts by their label. */
-function charts(markup: string): Map<string, string> {
-  const found = markup.matchAll(/<svg [^>]*aria-label="([^"]*)"[^>]*>.*?<\/svg>/gs);
-  return new Map([...found].map(([svg, label]) => [label!, svg]));
-}
-
-/** A table's rows as their cells' text, the header first. */
-function rowsOf(markup: string, caption: string): string[][] {
-  const table = markup.split('</table>').find((part) => part.includes(`<caption>${caption}`));
-  if (!table) throw new Error(`no table "${caption}"`);
-  return [...table.matchAll(/<tr>(.*?)<\/tr>/gs)].map(([, row]) =>
-    [...row!.matchAll(/<t[hd][^>]*>(.*?)<\/t[hd]>/gs)].map(([, cell]) => cell!),
-  );
-}
-
-/** Tags that are opened and closed in order; throws where they are not. */
-function expectBalanced(svg: string): void {
-  const open: string[] = [];
-  for (const [, closing, name, alone] of svg.matchAll(/<(\/?)([\w-]+)(?:\s+[\w:-]+="[^"<]*")*\s*(\/?)>/g)) {
-    if (closing) expect(open.pop()).toBe(name);
-    else if (!alone) open.push(name!);
-  }
-  expect(open).toEqual([]);
-  // Nothing but tags and escaped text.
-  expect(svg.replace(/<\/?[\w-]+(?:\s+[\w:-]+="[^"<]*")*\s*\/?>/g, '')).not.toMatch(/[<>]/);
-}
 
 test('an audit says what was audited and what follows', async () => {
   const { title, body } = await auditSection(result);
@@ -325,21 +300,8 @@ test('series differ by colour, dash and shape, and read in light and dark', () =
   expect(new Set(styles.map(({ dash }) => dash.join())).size).toBe(styles.length);
   for (const { color } of seriesStyles)
     for (const background of Object.values(backgrounds))
-      expect(contrast(color, background), `${color} on ${background}`).toBeGreaterThan(3);
+      expect(contrast(rgbOf(color), rgbOf(background)), `${color} on ${background}`).toBeGreaterThan(3);
 });
-
-/** WCAG 2: (L1 + 0.05) / (L2 + 0.05), the lighter one above. */
-function contrast(a: string, b: string): number {
-  const luminance = (color: string) => {
-    const [red, green, blue] = [1, 3, 5].map((i) => {
-      const c = Number.parseInt(color.slice(i, i + 2), 16) / 255;
-      return c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
-    });
-    return 0.2126 * red! + 0.7152 * green! + 0.0722 * blue!;
-  };
-  const [dark, light] = [luminance(a), luminance(b)].sort((x, y) => x - y);
-  return (light! + 0.05) / (dark! + 0.05);
-}
 
 test('labels keep their order and their distance', () => {
   expect(apart([0.5, 0.1, 0.5, 0.52], 0.1).map((x) => Number(x.toFixed(2)))).toEqual([0.6, 0.1, 0.5, 0.7]);

@@ -12,7 +12,8 @@ import {
 } from '@fellrec/audit';
 import { attackTitles, defenceFigure, depthFigures, metricTitles } from './audit-charts.ts';
 import { figure } from './chart.ts';
-import { type Html, html, htmlTable, type Table } from './html.ts';
+import { definitionList, type Html, html, htmlTable, tableIfAny } from './html.ts';
+import { count, missing, percent } from './numbers.ts';
 import type { Section } from './page.ts';
 
 /** What was audited and what follows, then charts, then tables of all numbers; parts without results are left out. */
@@ -151,8 +152,7 @@ function setting({ model, data, seed, inverter, search, seconds }: AuditResult):
       `up to ${count(search.budget)} candidates per token, ${count(search.candidates)} in all, relative tolerance ${search.tolerance}`,
     ]);
   entries.push(['seed', String(seed)], ['took', `${count(Math.round(seconds))} s`]);
-  return html`<dl>
-${entries.map(([name, value]) => html`<dt>${name}</dt><dd>${value}</dd>\n`)}</dl>`;
+  return definitionList(entries);
 }
 
 function inverterTable({ inverter }: AuditResult): Html | undefined {
@@ -163,17 +163,12 @@ function inverterTable({ inverter }: AuditResult): Html | undefined {
   });
 }
 
-const tableIfAny = (table: Table) => (table.rows.length > 0 ? htmlTable(table) : undefined);
-
 /** The metrics that any of them has, in their usual order. */
 function measured(results: readonly { readonly recovery: Recovery }[]): MetricName[] {
   return metricNames.filter((metric) => results.some(({ recovery }) => recovery[metric]));
 }
 
-const missing = '–';
 const interval = (value: Interval | undefined, digits = 3) =>
   value
     ? `${value.mean.toFixed(digits)} [${value.low.toFixed(digits)}, ${value.high.toFixed(digits)}]`
     : missing;
-const percent = (share: number) => `${(100 * share).toFixed(1)} %`;
-const count = (n: number) => n.toLocaleString('en-US');

@@ -56,3 +56,11 @@ ${rows.map((row) => html`<tr>${row.map(cell)}</tr>\n`)}</tbody>
 </table></div>
 `;
 }
+
+export const tableIfAny = (table: Table) => (table.rows.length > 0 ? htmlTable(table) : undefined);
+
+export function definitionList(entries: readonly (readonly [string, string])[]): Html {
+  return html`<dl>
+${entries.map(([name, value]) => html`<dt>${name}</dt><dd>${value}</dd>\n`)}</dl>
+`;
+}
