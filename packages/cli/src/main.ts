@@ -52,6 +52,14 @@ export function program(): Command {
     .action(async (run, options) => (await import('./commands/evaluate.ts')).run(run, options));
 
   root
+    .command('report')
+    .description('write what runs did as one HTML file, with charts and tables')
+    .argument('<runs...>', 'folders of runs')
+    .option('-o, --output <file>', "HTML file to write (default: report.html in the run's folder)")
+    .option(...json)
+    .action(async (runs, options) => (await import('./commands/report.ts')).run(runs, options));
+
+  root
     .command('recommend')
     .description("recommend items with a client's adapter")
     .argument('<run>', 'folder of the run')

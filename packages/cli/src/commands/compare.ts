@@ -53,6 +53,6 @@ async function stored(runs: readonly string[], { baseline }: Options) {
 }
 
 /** What is most often compared with, if it is there. */
-function defaultBaseline(methods: readonly string[]): string {
+export function defaultBaseline(methods: readonly string[]): string {
   return methods.includes('fedavg') ? 'fedavg' : methods[0]!;
 }

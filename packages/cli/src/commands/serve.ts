@@ -2,7 +2,7 @@ import { ConfigError, loadConfig } from '../config.ts';
 import { print } from '../output.ts';
 import { progressOn } from '../progress.ts';
 import { type ServeOptions, serve } from '../serve.ts';
-import { describeRun } from './train.ts';
+import { addReport, describeRun } from './train.ts';
 
 export interface ServeFlags {
   readonly config: string;
@@ -46,6 +46,7 @@ export async function run(flags: ServeFlags): Promise<void> {
       onListening: (address) => progress.line(`listening on ${address}`),
     });
     print(result, describeRun(result), { json: flags.json ?? false });
+    await addReport(result.directory, progress);
   } finally {
     process.off('SIGINT', onSignal).off('SIGTERM', onSignal);
   }

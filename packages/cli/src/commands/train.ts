@@ -1,6 +1,7 @@
+import { join } from 'node:path';
 import { loadConfig } from '../config.ts';
 import { print } from '../output.ts';
-import { progressOn } from '../progress.ts';
+import { type Progress, progressOn } from '../progress.ts';
 import { clientTable, comparisonTable } from '../table.ts';
 import { type RunResult, train } from '../train.ts';
 
@@ -17,6 +18,25 @@ export async function run({ config: file, set, resume, force, json }: Options): 
   const progress = progressOn(process.stderr);
   const result = await train(config, { progress, resume: resume ?? false, force: force ?? false });
   print(result, describeRun(result), { json: json ?? false });
+  await addReport(result.directory, progress);
+}
+
+/** Writes a run's report into its folder. The run is done by then: where this fails it is said, and nothing else fails. */
+export async function addReport(directory: string, progress: Progress): Promise<void> {
+  const file = join(directory, 'report.html');
+  try {
+    // The charts' libraries are large, and needed here only.
+    const [{ readRunFiles }, { writeRunReport }] = await Promise.all([
+      import('../report/run-files.ts'),
+      import('../report/runs.ts'),
+    ]);
+    await writeRunReport(file, [await readRunFiles(directory)]);
+    progress.line(`report: ${file}`);
+  } catch (error) {
+    progress.line(
+      `${(error as Error).message}\nThe run is complete without its report: "fellrec report ${directory}" writes it.`,
+    );
+  }
 }
 
 export function describeRun(result: RunResult): string {

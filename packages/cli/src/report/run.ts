@@ -1,0 +1,121 @@
+// A run's sections of a report. A part that a run has nothing to say in is left out.
+
+import { shownMetrics } from '../table.ts';
+import { cells, clientSection } from './clients.ts';
+import { heatMap, maxHeatClients } from './heat.ts';
+import { definitionList, type Html, html, htmlTable } from './html.ts';
+import { count, duration, fixed, missing } from './numbers.ts';
+import type { Section } from './page.ts';
+import { lossSection, mixingSection, warmthSection } from './rounds.ts';
+import type { RunFiles } from './run-files.ts';
+
+/** `group` names the run's controls: different for each run of a page. */
+export async function runSections(run: RunFiles, group: string): Promise<Section[]> {
+  const sections = [
+    summarySection(run),
+    partitionSection(run),
+    await lossSection(run),
+    await warmthSection(run),
+    mixingSection(run, group),
+    await clientSection(run),
+    configurationSection(run),
+  ];
+  return sections.filter((section) => section !== undefined);
+}
+
+function summarySection(run: RunFiles): Section {
+  const { config, partition, rounds, result, missing: lacks } = run;
+  const { federation, model, recommender, seed } = config;
+  const wanted = federation.rounds;
+  const stopped = result && rounds.length < wanted ? ': stopped early' : '';
+  return {
+    title: 'Summary',
+    body: html`${lacks === undefined ? undefined : html`<p class="finding"><strong>Not complete:</strong> ${lacks}.</p>\n`}${definitionList(
+      [
+        ['method', federation.strategy],
+        ['data set', config.dataset?.name ?? 'with the clients'],
+        ['recommender', recommender],
+        ['model', model.path],
+        ['clients', `${count(partition.clients.length)} (${partition.method})`],
+        ['rounds', `${rounds.length} of ${wanted}${stopped}`],
+        ['seed', String(seed)],
+        ['took', duration(result?.seconds ?? rounds.reduce((sum, { seconds }) => sum + seconds.total, 0))],
+        ['folder', run.directory],
+      ],
+    )}
+${
+  result &&
+  htmlTable({
+    caption: 'Over all test users, beside rankings that have learned nothing',
+    header: ['', 'test users', ...Object.values(shownMetrics)],
+    rows: [
+      [
+        federation.strategy,
+        count(result.clients.reduce((sum, { testUsers }) => sum + testUsers, 0)),
+        ...cells(result.pooled),
+      ],
+      ...Object.entries(result.floors).map(([floor, metrics]) => [`floor: ${floor}`, '', ...cells(metrics)]),
+    ],
+  })
+}`,
+  };
+}
+
+function partitionSection({ partition, rounds, result }: RunFiles): Section {
+  const { clients, popularityCosine, likeness } = partition;
+  const remote = partition.method === 'remote';
+  const last = rounds.at(-1);
+  const rows = clients.map(({ name, users, trainSamples, validationSamples, testUsers }) => {
+    const found = result?.clients.find(({ client }) => client === name);
+    return [
+      users?.length,
+      found?.trainSamples ?? trainSamples ?? last?.samples[name],
+      validationSamples ?? last?.validation[name]?.samples,
+      found?.testUsers ?? testUsers,
+      remote ? undefined : found?.truncated,
+    ];
+  });
+  const sum = (column: number) =>
+    rows.reduce<number | undefined>((total, row) => {
+      const value = row[column];
+      return total === undefined || value === undefined ? undefined : total + value;
+    }, 0);
+  const shown = (value: number | undefined) => (value === undefined ? missing : count(value));
+  return {
+    title: 'Data and partition',
+    body: html`${popularityCosine === undefined ? undefined : html`<p>The clients' item popularity has a mean cosine of ${fixed(popularityCosine, 2)}: 1 means that the partition says nothing.</p>\n`}${
+      result && result.truncatedTests > 0
+        ? html`<p>${count(result.truncatedTests)} test prompts were longer than the context; their oldest history was dropped.</p>\n`
+        : undefined
+    }${htmlTable({
+      caption: `Clients (${partition.method}); truncated: training samples whose oldest history did not fit the context`,
+      header: ['client', 'users', 'training samples', 'validation samples', 'test users', 'truncated'],
+      rows: [
+        ...(clients.length > 200 ? [] : rows.map((row, i) => [clients[i]!.name, ...row.map(shown)])),
+        [`all ${count(clients.length)}`, ...rows[0]!.map((_, column) => shown(sum(column)))],
+      ],
+    })}${
+      likeness && clients.length > 1 && clients.length <= maxHeatClients
+        ? html`<h3>How alike the clients' data is</h3>
+<div class="pair">
+${heatMap({ caption: "Cosine of the items' popularity, 0 to 1", names: clients.map(({ name }) => name), values: likeness.popularityCosine, largest: 1 })}${heatMap({ caption: 'Items of both among items of either, 0 to 1', names: clients.map(({ name }) => name), values: likeness.itemOverlap, largest: 1 })}</div>
+`
+        : undefined
+    }`,
+  };
+}
+
+function configurationSection({ config }: RunFiles): Section {
+  return { title: 'Configuration', body: configuration(config) };
+}
+
+function configuration(config: RunFiles['config']): Html {
+  return definitionList(settingsOf(config));
+}
+
+/** `training.learningRate`: `0.0005`; lists in one line. */
+function settingsOf(value: unknown, path = ''): [string, string][] {
+  if (typeof value !== 'object' || value === null || Array.isArray(value))
+    return [[path, Array.isArray(value) ? value.map(String).join(', ') : String(value)]];
+  return Object.entries(value).flatMap(([key, inner]) => settingsOf(inner, path ? `${path}.${key}` : key));
+}
