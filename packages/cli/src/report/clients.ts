@@ -11,12 +11,10 @@ import {
   withLegend,
 } from './chart.ts';
 import { html, htmlTable } from './html.ts';
-import { count, fixed } from './numbers.ts';
+import { maxTableClients } from './limits.ts';
+import { count, fixed, missing } from './numbers.ts';
 import type { Section } from './page.ts';
 import type { ResultFile, RunFiles } from './run-files.ts';
-
-/** Longer lists are cut, the clients with most test users first. */
-const maxClients = 200;
 
 interface ClientMetrics {
   readonly client: string;
@@ -32,7 +30,7 @@ export async function clientSection(run: RunFiles): Promise<Section | undefined>
   const { result } = run;
   if (!result) return undefined;
   const all = metricsOf(run, result);
-  const shown = [...all].sort((a, b) => b.testUsers - a.testUsers).slice(0, maxClients);
+  const shown = [...all].sort((a, b) => b.testUsers - a.testUsers).slice(0, maxTableClients);
   // In the run's order again.
   const rows = all.filter((one) => shown.includes(one));
   const drawn = recallFigure(rows, result);
@@ -44,15 +42,13 @@ ${rows.length < all.length ? html`<p>Of ${count(all.length)} clients, the ${rows
 ${htmlTable({
   caption: 'Metrics per client, on its own test users',
   header: ['client', 'test users', 'best round', ...Object.values(shownMetrics), 'R@10, 95 % interval'],
-  rows: [
-    ...rows.map(({ client, testUsers, bestRound, metrics, interval }) => [
-      client,
-      count(testUsers),
-      fixed(bestRound, 0),
-      ...cells(metrics),
-      interval ? `${fixed(interval.low, 4)} to ${fixed(interval.high, 4)}` : fixed(undefined, 4),
-    ]),
-  ],
+  rows: rows.map(({ client, testUsers, bestRound, metrics, interval }) => [
+    client,
+    count(testUsers),
+    fixed(bestRound, 0),
+    ...cells(metrics),
+    interval ? `${fixed(interval.low, 4)} to ${fixed(interval.high, 4)}` : missing,
+  ]),
 })}`,
   };
 }

@@ -8,9 +8,7 @@ import {
   seriesStyles,
   withLegend,
 } from './chart.ts';
-
-/** More curves than this cannot be told apart; then the chart has their median and range. */
-const maxCurves = 12;
+import { maxCurves } from './limits.ts';
 
 export interface Curves {
   readonly title: string;

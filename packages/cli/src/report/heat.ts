@@ -2,9 +2,6 @@
 import { type Html, html } from './html.ts';
 import { fixed } from './numbers.ts';
 
-/** A wider table cannot be read. */
-export const maxHeatClients = 50;
-
 export interface HeatMap {
   readonly caption: string;
   readonly names: readonly string[];

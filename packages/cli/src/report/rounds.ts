@@ -1,17 +1,12 @@
 // A run round by round: losses, warmth, and who took what from whom.
-
 import { type Figure, figure } from './chart.ts';
 import { curves } from './curves.ts';
-import { choices, heatMap, maxHeatClients } from './heat.ts';
+import { choices, heatMap } from './heat.ts';
 import { type Html, html, htmlTable } from './html.ts';
+import { maxCells, maxHeatClients, maxTableClients } from './limits.ts';
 import { count, fixed } from './numbers.ts';
 import type { Section } from './page.ts';
 import type { RoundFile, RunFiles } from './run-files.ts';
-
-/** Longer tables of clients give way to what their values are between. */
-const maxTableClients = 200;
-/** Of all matrices of a run: more rounds are shown with gaps. */
-const maxCells = 40_000;
 
 type ByRound = readonly (number | undefined)[];
 

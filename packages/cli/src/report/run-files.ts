@@ -3,6 +3,7 @@ import { readdir, readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
 import { readUserMetrics, type UserMetrics } from '../compare/user-metrics.ts';
+import { maxRunBytes } from './limits.ts';
 
 const count = z.number().int().nonnegative();
 const metrics = z.record(z.string(), z.number());
@@ -113,9 +114,6 @@ export interface RunFiles {
 export type RoundFile = z.output<typeof roundFile>;
 export type ResultFile = z.output<typeof resultFile>;
 
-/** A run of 200 clients and 100 rounds has about so much. */
-const maxBytes = 256 * 2 ** 20;
-
 /** @throws if it is no run, if a file is damaged, or if there is more than a report could hold. */
 export async function readRunFiles(directory: string): Promise<RunFiles> {
   const config = join(directory, 'config.json');
@@ -164,9 +162,9 @@ async function sizeOf(file: string): Promise<number | undefined> {
 async function assertReadable(directory: string, files: readonly string[]): Promise<void> {
   const sizes = await Promise.all(files.map(sizeOf));
   const bytes = sizes.reduce<number>((sum, size) => sum + (size ?? 0), 0);
-  if (bytes > maxBytes)
+  if (bytes > maxRunBytes)
     throw new Error(
-      `report: the files of ${directory} have ${Math.ceil(bytes / 2 ** 20)} MiB; a report is made of at most ${maxBytes / 2 ** 20}`,
+      `report: the files of ${directory} have ${Math.ceil(bytes / 2 ** 20)} MiB; a report is made of at most ${maxRunBytes / 2 ** 20}`,
     );
 }
 

@@ -1,9 +1,9 @@
 // A run's sections of a report. A part that a run has nothing to say in is left out.
-
 import { shownMetrics } from '../table.ts';
 import { cells, clientSection } from './clients.ts';
-import { heatMap, maxHeatClients } from './heat.ts';
+import { heatMap } from './heat.ts';
 import { definitionList, type Html, html, htmlTable } from './html.ts';
+import { maxHeatClients, maxTableClients } from './limits.ts';
 import { count, duration, fixed, missing } from './numbers.ts';
 import type { Section } from './page.ts';
 import { lossSection, mixingSection, warmthSection } from './rounds.ts';
@@ -46,7 +46,7 @@ function summarySection(run: RunFiles): Section {
 ${
   result &&
   htmlTable({
-    caption: 'Over all test users, beside rankings that have learned nothing',
+    caption: 'Over all test users; floors are rankings that have learned nothing',
     header: ['', 'test users', ...Object.values(shownMetrics)],
     rows: [
       [
@@ -62,7 +62,7 @@ ${
 }
 
 function partitionSection({ partition, rounds, result }: RunFiles): Section {
-  const { clients, popularityCosine, likeness } = partition;
+  const { clients, popularityCosine } = partition;
   const remote = partition.method === 'remote';
   const last = rounds.at(-1);
   const rows = clients.map(({ name, users, trainSamples, validationSamples, testUsers }) => {
@@ -83,34 +83,43 @@ function partitionSection({ partition, rounds, result }: RunFiles): Section {
   const shown = (value: number | undefined) => (value === undefined ? missing : count(value));
   return {
     title: 'Data and partition',
-    body: html`${popularityCosine === undefined ? undefined : html`<p>The clients' item popularity has a mean cosine of ${fixed(popularityCosine, 2)}: 1 means that the partition says nothing.</p>\n`}${
-      result && result.truncatedTests > 0
-        ? html`<p>${count(result.truncatedTests)} test prompts were longer than the context; their oldest history was dropped.</p>\n`
+    body: html`${
+      popularityCosine === undefined
+        ? undefined
+        : html`<p>The clients' item popularity has a mean cosine of ${fixed(popularityCosine, 2)}: 1 means that the partition says nothing.</p>
+`
+    }${
+      result?.truncatedTests
+        ? html`<p>${count(result.truncatedTests)} test prompts were longer than the context; their oldest history was dropped.</p>
+`
         : undefined
     }${htmlTable({
       caption: `Clients (${partition.method}); truncated: training samples whose oldest history did not fit the context`,
       header: ['client', 'users', 'training samples', 'validation samples', 'test users', 'truncated'],
       rows: [
-        ...(clients.length > 200 ? [] : rows.map((row, i) => [clients[i]!.name, ...row.map(shown)])),
+        ...(clients.length > maxTableClients
+          ? []
+          : rows.map((row, i) => [clients[i]!.name, ...row.map(shown)])),
         [`all ${count(clients.length)}`, ...rows[0]!.map((_, column) => shown(sum(column)))],
       ],
-    })}${
-      likeness && clients.length > 1 && clients.length <= maxHeatClients
-        ? html`<h3>How alike the clients' data is</h3>
-<div class="pair">
-${heatMap({ caption: "Cosine of the items' popularity, 0 to 1", names: clients.map(({ name }) => name), values: likeness.popularityCosine, largest: 1 })}${heatMap({ caption: 'Items of both among items of either, 0 to 1', names: clients.map(({ name }) => name), values: likeness.itemOverlap, largest: 1 })}</div>
-`
-        : undefined
-    }`,
+    })}${likenessMaps(partition)}`,
   };
 }
 
-function configurationSection({ config }: RunFiles): Section {
-  return { title: 'Configuration', body: configuration(config) };
+/** None of one client, of too many to read, and where only the clients could say. */
+function likenessMaps({ clients, likeness }: RunFiles['partition']): Html | undefined {
+  if (!likeness || clients.length < 2 || clients.length > maxHeatClients) return undefined;
+  const names = clients.map(({ name }) => name);
+  const map = (caption: string, values: readonly (readonly number[])[]) =>
+    heatMap({ caption, names, values, largest: 1 });
+  return html`<h3>How alike the clients' data is</h3>
+<div class="pair">
+${map("Cosine of the items' popularity, 0 to 1", likeness.popularityCosine)}${map('Items of both among items of either, 0 to 1', likeness.itemOverlap)}</div>
+`;
 }
 
-function configuration(config: RunFiles['config']): Html {
-  return definitionList(settingsOf(config));
+function configurationSection({ config }: RunFiles): Section {
+  return { title: 'Configuration', body: definitionList(settingsOf(config)) };
 }
 
 /** `training.learningRate`: `0.0005`; lists in one line. */
