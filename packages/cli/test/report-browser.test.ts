@@ -86,7 +86,7 @@ describe.skipIf(!hasBrowser)('in Chromium (its package has one for Linux on x64 
     expect(complaints).toEqual([]);
 
     const screenshot = join(opened.folder, 'report.png');
-    await page.screenshot({ path: screenshot, fullPage: true });
+    await page.screenshot({ path: screenshot });
     expect((await stat(screenshot)).size).toBeGreaterThan(10_000);
     await page.close();
   });
