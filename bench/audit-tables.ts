@@ -1,7 +1,7 @@
 // The tables of docs/results.md on hidden states, from what `fellrec audit --json` printed:
 //   npx node --conditions=source bench/audit-tables.ts smollm2.json ...
 import { readFileSync } from 'node:fs';
-import { type AuditResult, attackNames, type Interval, type MetricName } from '@fellrec/audit';
+import { type AuditResult, attackNames, type Interval, type MetricName, smallestCut } from '@fellrec/audit';
 
 /** Depths of a table at most. */
 const rows = 12;
@@ -28,6 +28,17 @@ function depthTable({ attacks, floors, model }: AuditResult, metric: MetricName)
     ['depth', ...names],
     shown.map((depth) => [String(depth), ...names.map((name) => cell(depth, name))]),
   )}`;
+}
+
+/** For each attack as if it were the only one. */
+function smallestCuts({ attacks, model, recommendation: { metric, threshold } }: AuditResult): string {
+  const { layerCount } = model;
+  const rows = attackNames.flatMap((name) => {
+    const own = attacks.filter(({ attack, recovery }) => attack === name && recovery[metric]);
+    const k = smallestCut(own, { layerCount, metric, threshold });
+    return own.length === 0 ? [] : [[name, k === undefined ? 'none' : String(k)]];
+  });
+  return `Smallest k by attack (${metric} below ${threshold})\n\n${table(['attack', 'k'], rows)}`;
 }
 
 function defenceTable({ defences, recommendation: { metric } }: AuditResult): string {
@@ -79,6 +90,7 @@ for (const file of process.argv.slice(2)) {
               note,
             ]),
           ),
+      smallestCuts(result),
       defenceTable(result),
       recommendation.text,
     ]

@@ -1,3 +1,7 @@
+export { type CompareOptions, compare } from './compare/compare.ts';
+export { comparedMetrics } from './compare/compared.ts';
+export { type Method, methodNames } from './compare/methods.ts';
+export type { ComparedMethod, Comparison } from './compare/result.ts';
 export {
   type Config,
   ConfigError,

@@ -52,6 +52,24 @@ export function program(): Command {
     .action(async (run, options) => (await import('./commands/evaluate.ts')).run(run, options));
 
   root
+    .command('compare')
+    .description('train methods beside each other where that is not done, and compare them user by user')
+    .argument('[runs...]', 'folders of runs to compare as they are')
+    .option('-c, --config <file>', 'YAML or JSON: what the methods have in common')
+    .option('-s, --set <key=value...>', 'override a setting, such as federation.rounds=5')
+    .option(
+      '--methods <names>',
+      'separated by commas; an unknown one lists all',
+      'fellrec,fedavg,local,zero-shot,popularity,random',
+    )
+    .option('--seeds <numbers>', 'separated by commas', wholes, [1])
+    .option('--baseline <method>', 'what the others are compared with (default: fedavg, or the first)')
+    .option('--csv', 'print a table as CSV')
+    .option('--latex', 'print a table for LaTeX')
+    .option(...json)
+    .action(async (runs, options) => (await import('./commands/compare.ts')).run(runs, options));
+
+  root
     .command('report')
     .description('write what runs did as one HTML file, with charts and tables')
     .argument('<runs...>', 'folders of runs')
@@ -135,7 +153,7 @@ export function program(): Command {
     )
     .option('--auxiliary-users <count>', 'other users that the inverter learns from', positive, 300)
     .option('--epochs <count>', 'epochs of the inverter at each depth', positive, 2)
-    .option('--budget <count>', 'candidates that the search tries for a token', positive, 128)
+    .option('--budget <count>', 'candidates that the search tries for a token', positive, 64)
     .option('--titles <count>', 'titles that the catalogue attack compares', positive, 3000)
     .option('--threshold <share>', 'recovery from which a cut counts as unsafe', share, 0.1)
     .option('--metric <name>', 'recovery that counts for the recommendation', 'items')

@@ -409,7 +409,7 @@ test('what others named stays text, and the page runs and loads nothing', async 
   const directory = await madeUp({ name: evil, clients: [evil, 'client-1'] });
   await change(join(directory, 'config.json'), (config) => ({
     ...config,
-    dataset: { name: evil },
+    dataset: { name: evil, hash: 'c0ffee' },
     [evil]: evil,
   }));
   const methods = comparison.methods.map((one) => ({

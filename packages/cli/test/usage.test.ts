@@ -18,32 +18,34 @@ test('help lists the commands and the exit codes', async () => {
     Federated fine-tuning of language-model recommenders (FELLRec)
 
     Options:
-      -V, --version               output the version number
-      -h, --help                  display help for command
+      -V, --version                output the version number
+      -h, --help                   display help for command
 
     Commands:
-      quickstart [options]        train FELLRec, FedAvg and local models on the
-                                  embedded sample and compare them
-      train [options]             train clients as a configuration says, then
-                                  evaluate them
-      evaluate [options] <run>    evaluate a run's best adapters again
-      report [options] <runs...>  write what runs did as one HTML file, with charts
-                                  and tables
-      recommend [options] <run>   recommend items with a client's adapter
-      serve [options]             run a federation whose clients are elsewhere, and
-                                  compute their middle layers
-      join [options] <server>     take part in a run on a server with data of your
-                                  own
-      audit [options]             what a server could reconstruct from hidden
-                                  states, by layer: attacks on a model and data of
-                                  your own
-      data                        import data and describe it
-      model                       describe, verify and cut checkpoints
-      bench                       measure speed and memory
-      keys [options]              make certificates and tokens to try a federation
-                                  over a network with
-      config-schema [options]     JSON Schema of the configuration, for editors
-      help [command]              display help for command
+      quickstart [options]         train FELLRec, FedAvg and local models on the
+                                   embedded sample and compare them
+      train [options]              train clients as a configuration says, then
+                                   evaluate them
+      evaluate [options] <run>     evaluate a run's best adapters again
+      compare [options] [runs...]  train methods beside each other where that is not
+                                   done, and compare them user by user
+      report [options] <runs...>   write what runs did as one HTML file, with charts
+                                   and tables
+      recommend [options] <run>    recommend items with a client's adapter
+      serve [options]              run a federation whose clients are elsewhere, and
+                                   compute their middle layers
+      join [options] <server>      take part in a run on a server with data of your
+                                   own
+      audit [options]              what a server could reconstruct from hidden
+                                   states, by layer: attacks on a model and data of
+                                   your own
+      data                         import data and describe it
+      model                        describe, verify and cut checkpoints
+      bench                        measure speed and memory
+      keys [options]               make certificates and tokens to try a federation
+                                   over a network with
+      config-schema [options]      JSON Schema of the configuration, for editors
+      help [command]               display help for command
 
     Exit codes: 0 done, 1 failed, 2 used wrongly.
     "

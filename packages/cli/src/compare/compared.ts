@@ -8,6 +8,7 @@ import {
   type Partition,
   pairedBootstrap,
 } from '@fellrec/recsys';
+import { shownMetrics } from '../table.ts';
 import type { ClientSpread, ComparedClient, ComparedMethod, Comparison, MixingAgreement } from './result.ts';
 import type { UserMetrics } from './user-metrics.ts';
 
@@ -31,11 +32,13 @@ export interface Trial {
 export interface TrialRun {
   readonly strategy: string;
   readonly partition: Pick<Partition, 'clients' | 'likeness'>;
-  readonly rounds: readonly RoundRecord[];
+  readonly rounds: readonly TrialRound[];
 }
 
+type TrialRound = Pick<RoundRecord, 'clients' | 'mixing' | 'best' | 'bytes'>;
+
 /** The metrics that are compared. */
-export const comparedMetrics = ['recall@10', 'recall@20', 'ndcg@10', 'ndcg@20'] as const;
+export const comparedMetrics = Object.keys(shownMetrics) as (keyof typeof shownMetrics)[];
 
 /** Strategies whose clients have nothing to exchange: one trains alone, or all do. */
 const exchangesNothing = ['local', 'centralized'];
@@ -231,7 +234,7 @@ function agreementOf(runs: readonly TrialRun[]): MixingAgreement | undefined {
 }
 
 /** A client's mixing weights of the others as shares of what it takes from others, mean over rounds, [client][client]. */
-function meanWeights(names: readonly string[], rounds: readonly RoundRecord[]): number[][] {
+function meanWeights(names: readonly string[], rounds: readonly TrialRound[]): number[][] {
   const sum = names.map(() => names.map(() => 0));
   for (const { clients, mixing } of rounds)
     for (const [row, weights] of mixing.matrix.entries()) {

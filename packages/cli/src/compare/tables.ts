@@ -1,34 +1,32 @@
 // A comparison as text for a terminal, as CSV and as LaTeX.
-import { table } from '../table.ts';
+import { shownMetrics, table } from '../table.ts';
 import { comparedMetrics } from './compared.ts';
 import type { ComparedMethod, Comparison } from './result.ts';
 
-const titles = { 'recall@10': 'R@10', 'recall@20': 'R@20', 'ndcg@10': 'N@10', 'ndcg@20': 'N@20' } as const;
+const titles = Object.values(shownMetrics);
 const megabytes = (bytes: number) => bytes / 2 ** 20;
 const fixed = (value: number | undefined, digits: number) =>
   value === undefined ? '-' : value.toFixed(digits);
 const signedPercent = (share: number) => `${share >= 0 ? '+' : '-'}${Math.abs(100 * share).toFixed(1)}`;
 
-/** Methods beside each other, then each against the baseline, then what does not count. */
+/** Methods beside each other, each against the baseline, the balance between clients, then what does not count. */
 export function comparisonText(comparison: Comparison): string {
   const { data, model, seeds, baseline, methods } = comparison;
   const parts = [
     `${data.name}${model ? `, ${model.path}` : ''}; seeds ${seeds.join(', ')}; means over test users, then over seeds${seeds.length > 1 ? ', ± standard deviation over seeds' : ''}`,
     table(
-      ['method', ...Object.values(titles), 'users', 'spread', 'worst client', 'seconds', 'MB exchanged'],
+      ['method', ...titles, 'worst client', 'users', 'seconds', 'MB exchanged'],
       methods.map((method) => [
         method.method,
         ...comparedMetrics.map((name) => withDeviation(method, name)),
-        String(method.users),
-        fixed(method.spread?.deviation, 4),
         fixed(method.spread?.worst, 4),
+        String(method.users),
         fixed(method.seconds, 0),
         method.bytes === undefined ? '-' : megabytes(method.bytes).toFixed(1),
       ]),
     ),
-    'spread, worst client: of R@10 over clients (standard deviation, lowest)',
     ...againstTable(methods, baseline),
-    ...agreements(methods),
+    ...balanceTable(methods),
     ...methods.flatMap(({ method, incomplete }) =>
       incomplete.map(
         ({ seed, missing }) => `${method}, seed ${seed}, is not complete and counts in nothing: ${missing}`,
@@ -55,7 +53,7 @@ function againstTable(methods: readonly ComparedMethod[], baseline: string): str
       : [],
   );
   if (rows.length === 0) return [];
-  const header = [`against ${baseline}`, ...Object.values(titles).flatMap((title) => [`${title}, %`, 'p'])];
+  const header = [`against ${baseline}`, ...titles.flatMap((title) => [`${title}, %`, 'p'])];
   return [
     table(header, rows),
     'change in % of the baseline with its 95 % interval, two-sided p: paired bootstrap over users, a user with all its seeds',
@@ -67,14 +65,30 @@ function change({ difference, relative }: NonNullable<ComparedMethod['against']>
   return `${signedPercent(relative.mean)} (${signedPercent(relative.low)} to ${signedPercent(relative.high)})`;
 }
 
-function agreements(methods: readonly ComparedMethod[]): string[] {
-  const rows = methods.flatMap(({ method, agreement }) =>
-    agreement ? [[method, agreement.itemOverlap.toFixed(2), agreement.popularityCosine.toFixed(2)]] : [],
+/** How far clients are apart, and whom they listen to. */
+function balanceTable(methods: readonly ComparedMethod[]): string[] {
+  const rows = methods.flatMap(({ method, spread, agreement }) =>
+    spread
+      ? [
+          [
+            method,
+            spread.deviation.toFixed(4),
+            spread.worst.toFixed(4),
+            fixed(spread.lossDeviation, 3),
+            fixed(spread.worstLoss, 3),
+            fixed(agreement?.itemOverlap, 2),
+            fixed(agreement?.popularityCosine, 2),
+          ],
+        ]
+      : [],
   );
   if (rows.length === 0) return [];
   return [
-    table(['mixing against likeness of data (r)', 'item overlap', 'popularity'], rows),
-    'Pearson correlation, over pairs of clients, of what a client takes from another with how alike their data is',
+    table(
+      ['clients', 'R@10 spread', 'lowest', 'loss spread', 'highest', 'weights: items', 'popularity'],
+      rows,
+    ),
+    'spread: standard deviation over clients, of R@10 and of the lowest validation loss; weights: correlation, over pairs of clients, of what one takes from the other with the overlap of their items, and the cosine of their popularity',
   ];
 }
 
@@ -133,7 +147,7 @@ export function comparisonLatex({ methods, baseline }: Comparison): string {
   return [
     `\\begin{tabular}{l${'r'.repeat(comparedMetrics.length + 2)}}`,
     '\\toprule',
-    `Method & ${Object.values(titles).join(' & ')} & Worst client & R@10 against ${escapeLatex(baseline)} \\\\`,
+    `Method & ${titles.join(' & ')} & Worst client & R@10 against ${escapeLatex(baseline)} \\\\`,
     '\\midrule',
     ...rows,
     '\\bottomrule',

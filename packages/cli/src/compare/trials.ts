@@ -1,13 +1,12 @@
 // What a method did with one seed, read from its folder: a run that was trained, or a ranking.
 import { existsSync } from 'node:fs';
-import { readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { RoundRecord } from '@fellrec/federation';
 import type { Config } from '../config.ts';
-import { changesOf, readRun, type StoredRun } from '../train.ts';
+import { type RunFiles, readRunFiles } from '../report/run-files.ts';
+import { changesOf, readRun } from '../train.ts';
 import type { Trial } from './compared.ts';
 import { isRanking, type Method } from './methods.ts';
-import { rankingSettings, readRanking } from './rankings.ts';
+import { rankingSettings, readRanking, type StoredRanking } from './rankings.ts';
 import { readUserMetrics } from './user-metrics.ts';
 
 /** Whether a run has been made in this folder. */
@@ -26,81 +25,66 @@ export async function isStored(directory: string, method: Method, config: Config
   const { dataset, modelHash } = stored;
   // Data and model are checked where they are opened.
   if (changesOf(stored, { ...config, dataset, modelHash }).length > 0) return false;
-  return missingOf(directory, await readRounds(directory), config.federation) === undefined;
+  const { missing, rounds } = await readRunFiles(directory);
+  const { rounds: wanted, patience } = config.federation;
+  const isOver = rounds.length >= wanted || rounds.at(-1)!.roundsWithoutImprovement >= patience;
+  return missing === undefined && isOver;
 }
 
 /** `method`: what it is called; without it, what the folder says. @throws if there is neither a run nor a ranking. */
 export async function readTrial(directory: string, method?: Method): Promise<Trial> {
   const ranking = await readRanking(directory);
-  if (ranking) {
-    const { seed, data, model, seconds } = ranking;
-    const users = await readUserMetrics(directory);
-    return {
-      method: ranking.ranking,
-      seed,
-      directory,
-      data,
-      ...(model && { model }),
-      seconds,
-      ...(users ? { users } : { users: new Map(), missing: 'its metrics of users are not there' }),
-    };
-  }
-  const run = await readRun(directory);
-  return trialOf(directory, run, await readRounds(directory), method);
+  return ranking ? trialOfRanking(directory, ranking) : trialOfRun(await readRunFiles(directory), method);
 }
 
-async function trialOf(
-  directory: string,
-  { config, partition, stored }: StoredRun,
-  rounds: readonly RoundRecord[],
-  method: Method | undefined,
-): Promise<Trial> {
-  const { dataset, modelHash } = stored as { dataset: Trial['data']; modelHash: string };
+async function trialOfRanking(directory: string, stored: StoredRanking): Promise<Trial> {
+  const { ranking, seed, data, model, seconds } = stored;
   const users = await readUserMetrics(directory);
-  const missing =
-    missingOf(directory, rounds, config.federation) ??
-    (users ? undefined : 'its metrics of users are not there: run "fellrec evaluate" on it');
+  return {
+    method: ranking,
+    seed,
+    directory,
+    data,
+    ...(model && { model }),
+    seconds,
+    ...(users ? { users } : { users: new Map(), missing: 'its metrics of users are not there' }),
+  };
+}
+
+/** @throws if its clients were remote: they alone know their users. */
+function trialOfRun(
+  { directory, config, partition, rounds, users, missing }: RunFiles,
+  method?: Method,
+): Trial {
+  const { dataset, modelHash } = config;
+  if (!dataset || modelHash === undefined)
+    throw new Error(
+      `compare: the clients of ${directory} were remote, and what each user got is with them; compare runs of one process`,
+    );
+  const lacks =
+    missing ?? (users ? undefined : 'it has no metrics of users: train it again, it is older than these');
+  const clients = partition.clients.map(({ name, users = [] }) => ({ name, users }));
+  const { likeness } = partition;
   return {
     method: method ?? methodOf(config),
     seed: config.seed,
     directory,
     data: { name: dataset.name, hash: dataset.hash },
     model: { path: config.model.path, hash: modelHash },
-    run: { strategy: config.federation.strategy, partition, rounds },
+    run: {
+      strategy: config.federation.strategy,
+      partition: { clients, ...(likeness && { likeness }) },
+      rounds,
+    },
     seconds: rounds.reduce((sum, { seconds }) => sum + seconds.total, 0),
-    users: missing === undefined ? users! : new Map(),
-    ...(missing !== undefined && { missing }),
+    users: lacks === undefined ? users! : new Map(),
+    ...(lacks !== undefined && { missing: lacks }),
   };
 }
 
 /** A run's name, without the seed at its end. */
-function methodOf({ name, seed }: Config): string {
+function methodOf({ name, seed }: Pick<Config, 'name' | 'seed'>): string {
   return name.endsWith(`-${seed}`) ? name.slice(0, -`-${seed}`.length) : name;
-}
-
-/** What a run lacks to be complete; undefined if nothing. */
-function missingOf(
-  directory: string,
-  rounds: readonly RoundRecord[],
-  { rounds: wanted, patience }: Config['federation'],
-): string | undefined {
-  const stopped = (rounds.at(-1)?.roundsWithoutImprovement ?? 0) >= patience;
-  if (rounds.length < wanted && !stopped)
-    return `${rounds.length} of ${wanted} rounds are done: go on with "fellrec train --resume"`;
-  if (!existsSync(join(directory, 'result.json')))
-    return 'its rounds are done, but it has not been evaluated: go on with "fellrec train --resume"';
-  return undefined;
-}
-
-async function readRounds(directory: string): Promise<RoundRecord[]> {
-  const names = await readdir(join(directory, 'rounds')).catch(() => []);
-  const complete = names.filter((name) => /^\d+$/.test(name)).sort((a, b) => Number(a) - Number(b));
-  return Promise.all(
-    complete.map(async (name) => {
-      const file = join(directory, 'rounds', name, 'round.json');
-      return JSON.parse(await readFile(file, 'utf8')) as RoundRecord;
-    }),
-  );
 }
 
 function isSame(a: unknown, b: unknown): boolean {

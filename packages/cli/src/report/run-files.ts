@@ -21,7 +21,7 @@ const configFile = z.looseObject({
   model: z.looseObject({ path: z.string() }),
   federation: z.looseObject({ strategy: z.string(), rounds: count, patience: count }),
   /** None of a run with remote clients. */
-  dataset: z.looseObject({ name: z.string() }).optional(),
+  dataset: z.looseObject({ name: z.string(), hash: z.string() }).optional(),
   modelHash: z.string().optional(),
 });
 
@@ -66,6 +66,7 @@ const roundFile = z
     best: z.record(z.string(), best),
     bestOverall: best,
     roundsWithoutImprovement: count,
+    bytes: z.object({ up: count, down: count }),
     seconds: z.object({ total: z.number() }),
   })
   .refine(

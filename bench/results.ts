@@ -1,0 +1,172 @@
+// The tables of docs/results.md that compare methods, from runs' files: what is missing is trained first, and a run that
+// was stopped goes on.
+//   npx node --conditions=source bench/results.ts [--data data] [--models models] [--runs runs] [--only NAME]
+// It writes what stands between `<!-- NAME -->` and `<!-- /NAME -->` there. After each seed the page is up to date.
+import { readFileSync, writeFileSync } from 'node:fs';
+import { join, resolve } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { parseArgs } from 'node:util';
+import {
+  type ComparedMethod,
+  type Comparison,
+  compare,
+  comparedMetrics,
+  loadConfig,
+  type Method,
+  progressOn,
+} from '@fellrec/cli';
+
+interface Study {
+  /** Of its runs and of its place in the page. */
+  readonly name: string;
+  readonly config: string;
+  readonly settings: readonly string[];
+  readonly methods: readonly Method[];
+  readonly seeds: readonly number[];
+}
+
+const { values } = parseArgs({
+  options: {
+    data: { type: 'string', default: 'data' },
+    models: { type: 'string', default: 'models' },
+    runs: { type: 'string', default: 'runs' },
+    cache: { type: 'string', default: '.cache/fellrec' },
+    only: { type: 'string' },
+  },
+});
+const root = fileURLToPath(new URL('..', import.meta.url));
+const data = (name: string) => `data.path=${resolve(values.data, name)}`;
+const model = (name: string) => `model.path=${resolve(values.models, name)}`;
+
+const floors: readonly Method[] = ['zero-shot', 'cooccurrence', 'sasrec', 'popularity', 'random'];
+
+const studies: readonly Study[] = [
+  {
+    name: 'sample-bigrec',
+    config: 'packages/cli/quickstart/config.yaml',
+    settings: [data('sample')],
+    methods: ['fellrec', 'fedavg', 'local', ...floors],
+    seeds: [1, 2, 3],
+  },
+  {
+    name: 'games-minilm',
+    config: 'configs/results-games-minilm.yaml',
+    settings: [data('games'), model('all-minilm-l6-v2')],
+    methods: [
+      'fellrec',
+      'fedavg',
+      'fedprox',
+      'ditto',
+      'local',
+      'centralized',
+      'fellrec-no-heating',
+      'fellrec-no-similarity',
+      ...floors,
+    ],
+    seeds: [1, 2, 3],
+  },
+  {
+    name: 'games-smollm2',
+    config: 'configs/results-games-smollm2.yaml',
+    settings: [data('games'), model('smollm2-135m-instruct')],
+    methods: ['fellrec', 'fedavg', 'local', 'zero-shot', 'popularity'],
+    seeds: [1, 2],
+  },
+  {
+    name: 'ml-100k-minilm',
+    config: 'configs/results-ml-100k-minilm.yaml',
+    settings: [data('ml-100k'), model('all-minilm-l6-v2')],
+    methods: ['fellrec', 'fedavg', 'fedprox', 'ditto', 'local', 'centralized', ...floors],
+    seeds: [1, 2, 3],
+  },
+];
+
+const page = join(root, 'docs', 'results.md');
+const chosen = studies.filter(({ name }) => values.only === undefined || name === values.only);
+if (chosen.length === 0)
+  throw new Error(
+    `results: no study "${values.only}"; there are ${studies.map(({ name }) => name).join(', ')}`,
+  );
+for (const { name, config, settings, methods, seeds } of chosen) {
+  const places = [`name=${name}`, `runs=${resolve(values.runs)}`, `cache=${resolve(values.cache)}`];
+  const loaded = await loadConfig(join(root, config), [...settings, ...places]);
+  for (const [i] of seeds.entries()) {
+    const options = { methods, seeds: seeds.slice(0, i + 1), baseline: 'fedavg' as const };
+    place(name, markdown(await compare(loaded, { ...options, progress: progressOn(process.stderr) })));
+  }
+}
+
+/** Replaces what stands between a name's marks. */
+function place(name: string, text: string): void {
+  const before = readFileSync(page, 'utf8');
+  const [begin, end] = [`<!-- ${name} -->`, `<!-- /${name} -->`];
+  const [from, to] = [before.indexOf(begin), before.indexOf(end)];
+  if (from === -1 || to < from) throw new Error(`results: ${page} has no place "${begin} ... ${end}"`);
+  writeFileSync(page, `${before.slice(0, from + begin.length)}\n${text}\n${before.slice(to)}`);
+}
+
+function markdown({ methods, seeds, baseline }: Comparison): string {
+  const line = (cells: readonly string[]) => `| ${cells.join(' | ')} |`;
+  const header = [
+    '',
+    'R@10',
+    'R@20',
+    'N@10',
+    'N@20',
+    `R@10 against ${baseline}`,
+    'p',
+    'spread',
+    'worst client',
+    'MB',
+    's',
+  ];
+  return [
+    line(header),
+    line(header.map(() => '---')),
+    ...methods.map((one) => line(row(one))),
+    '',
+    `Seeds ${seeds.join(', ')}; ${Math.max(...methods.map(({ users }) => users)).toLocaleString('en')} test users over all seeds. Means over users, then over seeds, ± standard deviation over seeds; change with its 95 % interval and p by a paired bootstrap over users; spread and worst client of R@10 over clients. ${sentences(methods, baseline)}`,
+  ].join('\n');
+}
+
+function row({ method, metrics, deviations, against, spread, bytes, seconds }: ComparedMethod): string[] {
+  const change = against?.['recall@10'];
+  return [
+    `\`${method}\``,
+    ...comparedMetrics.map((name) => {
+      const deviation = deviations[name];
+      const value = metrics[name];
+      if (value === undefined) return '';
+      return `${value.toFixed(4)}${deviation === undefined ? '' : ` ± ${deviation.toFixed(4)}`}`;
+    }),
+    change?.relative
+      ? `${percent(change.relative.mean)} (${percent(change.relative.low)} to ${percent(change.relative.high)})`
+      : '',
+    change ? change.p.toFixed(3) : '',
+    spread ? spread.deviation.toFixed(4) : '',
+    spread ? spread.worst.toFixed(4) : '',
+    bytes === undefined ? '' : (bytes / 2 ** 20).toFixed(1),
+    seconds === undefined ? '' : seconds.toFixed(0),
+  ];
+}
+
+const percent = (share: number) => `${share >= 0 ? '+' : '-'}${Math.abs(100 * share).toFixed(1)} %`;
+
+/** What is significant and what is not; and what is not there. */
+function sentences(methods: readonly ComparedMethod[], baseline: string): string {
+  const compared = methods.flatMap(({ method, against }) =>
+    against?.['recall@10'] ? [{ method: `\`${method}\``, ...against['recall@10'] }] : [],
+  );
+  const named = (list: readonly { readonly method: string }[]) =>
+    list.map(({ method }) => method).join(', ') || 'none';
+  const above = compared.filter(({ p, difference }) => p < 0.05 && difference.mean > 0);
+  const below = compared.filter(({ p, difference }) => p < 0.05 && difference.mean < 0);
+  const neither = compared.filter(({ p }) => p >= 0.05);
+  const incomplete = methods.flatMap(({ method, incomplete }) =>
+    incomplete.map(({ seed }) => `\`${method}\` with seed ${seed}`),
+  );
+  return [
+    `R@10 above \`${baseline}\` with p < 0.05: ${named(above)}; below: ${named(below)}; not different: ${named(neither)}.`,
+    ...(incomplete.length > 0 ? [`Not complete, and counted in nothing: ${incomplete.join(', ')}.`] : []),
+  ].join(' ');
+}
