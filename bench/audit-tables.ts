@@ -30,6 +30,14 @@ function depthTable({ attacks, floors, model }: AuditResult, metric: MetricName)
   )}`;
 }
 
+function endsOf(ends: NonNullable<AuditResult['search']>['ends']): string {
+  if (ends.length === 0) return '';
+  const each = ends.map(
+    ({ depth, complete, unlisted, mistaken }) => `${depth}: ${complete}/${unlisted}/${mistaken}`,
+  );
+  return `; by depth, users found completely/stopped at a token not among the candidates/at a wrong one: ${each.join(', ')}`;
+}
+
 /** For each attack as if it were the only one. */
 function smallestCuts({ attacks, model, recommendation: { metric, threshold } }: AuditResult): string {
   const { layerCount } = model;
@@ -75,7 +83,7 @@ for (const file of process.argv.slice(2)) {
         ? `Inverter: ${inverter.tokens} tokens of ${inverter.users} users, vocabulary ${inverter.vocabulary}, ${inverter.epochs} epochs; accuracy on others by depth ${accuracy!.join(', ')}.`
         : '',
       search
-        ? `Search: at most ${search.budget} candidates a token, ${search.candidates} run; by depth users found completely, stopped at a token not among the candidates, at a wrong one: ${search.ends.map(({ depth, complete, unlisted, mistaken }) => `${depth}: ${complete}/${unlisted}/${mistaken}`).join(', ')}.`
+        ? `Search: at most ${search.budget} candidates a token, ${search.candidates} run${endsOf(search.ends)}.`
         : '',
       gradients.length === 0
         ? ''

@@ -27,7 +27,7 @@ const trained = {
 } as const satisfies Record<string, (configured: Federation) => Partial<Federation>>;
 
 /** What needs no rounds: the start, floors, and recommenders that see everybody's histories. */
-export const rankings = ['zero-shot', 'random', 'popularity', 'cooccurrence', 'sasrec'] as const;
+const rankings = ['zero-shot', 'random', 'popularity', 'cooccurrence', 'sasrec'] as const;
 
 export type TrainedMethod = keyof typeof trained;
 export type Ranking = (typeof rankings)[number];

@@ -61,7 +61,9 @@ function againstTable(methods: readonly ComparedMethod[], baseline: string): str
 }
 
 function change({ difference, relative }: NonNullable<ComparedMethod['against']>[string]): string {
-  if (!relative) return `${difference.mean.toFixed(4)} (absolute)`;
+  // As a share of nothing, where a resample of the baseline has no hit.
+  if (!relative)
+    return `absolute ${difference.mean.toFixed(4)} (${difference.low.toFixed(4)} to ${difference.high.toFixed(4)})`;
   return `${signedPercent(relative.mean)} (${signedPercent(relative.low)} to ${signedPercent(relative.high)})`;
 }
 
