@@ -33,9 +33,10 @@ function depthTable({ attacks, floors, model }: AuditResult, metric: MetricName)
 function endsOf(ends: NonNullable<AuditResult['search']>['ends']): string {
   if (ends.length === 0) return '';
   const each = ends.map(
-    ({ depth, complete, unlisted, mistaken }) => `${depth}: ${complete}/${unlisted}/${mistaken}`,
+    ({ depth, complete, unlisted, unmatched, mistaken }) =>
+      `${depth}: ${complete}/${unlisted}/${unmatched}/${mistaken}`,
   );
-  return `; by depth, users found completely/stopped at a token not among the candidates/at a wrong one: ${each.join(', ')}`;
+  return `; by depth, users found completely/stopped at a token not among the candidates/at one whose state was not reproduced/at a wrong one: ${each.join(', ')}`;
 }
 
 /** For each attack as if it were the only one. */

@@ -1,6 +1,6 @@
 // The tables of docs/results.md that compare methods, from runs' files: what is missing is trained first, and a run that
 // was stopped goes on.
-//   npx node --conditions=source bench/results.ts [--data data] [--models models] [--runs runs] [--only NAME]
+//   npx node --conditions=source bench/results.ts [--data data] [--models models] [--runs runs] [--cache FOLDER] [--only NAME]
 // It writes what stands between `<!-- NAME -->` and `<!-- /NAME -->` there. After each seed the page is up to date.
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
@@ -125,7 +125,7 @@ function markdown({ methods, seeds, baseline }: Comparison): string {
     line(header.map(() => '---')),
     ...methods.map((one) => line(row(one))),
     '',
-    `Seeds ${seeds.join(', ')}; ${Math.max(...methods.map(({ users }) => users)).toLocaleString('en')} test users over all seeds. Means over users, then over seeds, ± standard deviation over seeds; change with its 95 % interval and p by a paired bootstrap over users; spread and worst client of R@10 over clients. ${sentences(methods, baseline)}`,
+    `Seeds ${seeds.join(', ')}; ${Math.max(...methods.map(({ users }) => users)).toLocaleString('en')} test users over all seeds. Means over users, then over seeds, ± standard deviation over seeds (which draw samples, clients and start); change with its 95 % interval and p by a paired bootstrap over users; spread and worst client of R@10 over clients; seconds of a run's rounds, or of a ranking with its test. ${sentences(methods, baseline)}`,
   ].join('\n');
 }
 
@@ -139,9 +139,7 @@ function row({ method, metrics, deviations, against, spread, bytes, seconds }: C
       if (value === undefined) return '';
       return `${value.toFixed(4)}${deviation === undefined ? '' : ` ± ${deviation.toFixed(4)}`}`;
     }),
-    change?.relative
-      ? `${percent(change.relative.mean)} (${percent(change.relative.low)} to ${percent(change.relative.high)})`
-      : '',
+    change ? changeOf(change) : '',
     change ? change.p.toFixed(3) : '',
     spread ? spread.deviation.toFixed(4) : '',
     spread ? spread.worst.toFixed(4) : '',
@@ -150,7 +148,16 @@ function row({ method, metrics, deviations, against, spread, bytes, seconds }: C
   ];
 }
 
-const percent = (share: number) => `${share >= 0 ? '+' : '-'}${Math.abs(100 * share).toFixed(1)} %`;
+/** As a share of the baseline; absolute where a resample of that has no hit. */
+function changeOf({ difference, relative }: NonNullable<ComparedMethod['against']>[string]): string {
+  if (relative) return `${percent(relative.mean)} (${percent(relative.low)} to ${percent(relative.high)})`;
+  const [mean, low, high] = [difference.mean, difference.low, difference.high].map((x) => x.toFixed(4));
+  return `absolute ${mean} (${low} to ${high})`;
+}
+
+function percent(share: number): string {
+  return `${share >= 0 ? '+' : '-'}${Math.abs(100 * share).toFixed(1)} %`;
+}
 
 /** What is significant and what is not; and what is not there. */
 function sentences(methods: readonly ComparedMethod[], baseline: string): string {
@@ -166,7 +173,7 @@ function sentences(methods: readonly ComparedMethod[], baseline: string): string
     incomplete.map(({ seed }) => `\`${method}\` with seed ${seed}`),
   );
   return [
-    `R@10 above \`${baseline}\` with p < 0.05: ${named(above)}; below: ${named(below)}; not different: ${named(neither)}.`,
+    `R@10 above \`${baseline}\` with p < 0.05: ${named(above)}; below: ${named(below)}; not told apart: ${named(neither)} (each against the baseline alone, not corrected for their number).`,
     ...(incomplete.length > 0 ? [`Not complete, and counted in nothing: ${incomplete.join(', ')}.`] : []),
   ].join(' ');
 }

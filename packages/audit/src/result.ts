@@ -117,8 +117,10 @@ export interface Recommendation {
 export interface SearchEnds {
   /** Every token found. */
   readonly complete: number;
-  /** No candidate reproduced the state: the token was not among them. */
+  /** Stopped at a token that was not among the candidates. */
   readonly unlisted: number;
+  /** Stopped at one that was, whose state was not reproduced. */
+  readonly unmatched: number;
   /** A wrong candidate counted as reproducing it. */
   readonly mistaken: number;
 }

@@ -10,6 +10,8 @@ import { openStories, openTinyEncoder } from './shared.ts';
 /** The embedded model's byte tokens, 3 to 258, were never trained: some have one embedding. */
 const firstWord = 260;
 
+const none = { complete: 0, unlisted: 0, unmatched: 0, mistaken: 0 };
+
 /** Sequences of random tokens of which some are a history. */
 function drawn(first: number, vocabulary: number, count: number, typed: boolean): AuditedSequence[] {
   const { integer } = random(3, 'search');
@@ -98,7 +100,14 @@ describe('the exact search', () => {
     );
     expect([...found[0]!.subarray(0, place)]).toEqual(truth([sequence!]).slice(0, place));
     expect(new Set(found[0]!.subarray(place))).toEqual(new Set([-1]));
-    expect(searchEnds([sequence!], found[0]!)).toEqual({ complete: 0, unlisted: 1, mistaken: 0 });
+    expect(searchEnds([sequence!], { depth: 3, observed, candidates: wrong }, found[0]!)).toEqual({
+      ...none,
+      unlisted: 1,
+    });
+    expect(searchEnds([sequence!], { depth: 3, observed, candidates }, found[0]!)).toEqual({
+      ...none,
+      unmatched: 1,
+    });
   });
 
   test('a wide tolerance takes the first candidate, the nearest of all is the right one', async () => {
@@ -114,8 +123,8 @@ describe('the exact search', () => {
     const nearest = await sequentialSearch(model, [sequence!], [states], { ...wide, take: 'nearest' });
     expect([...first.found[0]!]).not.toEqual(truth([sequence!]));
     expect([...nearest.found[0]!]).toEqual(truth([sequence!]));
-    expect(searchEnds([sequence!], first.found[0]!)).toEqual({ complete: 0, unlisted: 0, mistaken: 1 });
-    expect(searchEnds([sequence!], nearest.found[0]!)).toEqual({ complete: 1, unlisted: 0, mistaken: 0 });
+    expect(searchEnds([sequence!], states, first.found[0]!)).toEqual({ ...none, mistaken: 1 });
+    expect(searchEnds([sequence!], states, nearest.found[0]!)).toEqual({ ...none, complete: 1 });
   });
 
   test('where tokens read both ways a guess is improved until its states are those observed', async () => {

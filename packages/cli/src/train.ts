@@ -1,7 +1,7 @@
 // The main job: federated training from a configuration to metrics, stored as a run.
-import { readFile, writeFile } from 'node:fs/promises';
+import { readFile } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
-import { createRun, federate, openRun, type RunStore } from '@fellrec/federation';
+import { createRun, federate, openRun, type RunStore, writeWhole } from '@fellrec/federation';
 import { rowProducts } from '@fellrec/graph';
 import {
   type Floor,
@@ -119,7 +119,7 @@ export async function train(
 }
 
 export async function writeResult(result: RunResult): Promise<void> {
-  await writeFile(join(result.directory, 'result.json'), `${JSON.stringify(result, undefined, 2)}\n`);
+  await writeWhole(join(result.directory, 'result.json'), `${JSON.stringify(result, undefined, 2)}\n`);
 }
 
 /** Evaluates a finished run again, for instance on more test users. */

@@ -67,9 +67,15 @@ test('goes on where a run was stopped, with the same numbers', async () => {
     incomplete: [{ seed: 1, missing: expect.stringContaining('1 of 2 rounds are done') }],
     users: 0,
   });
+  // One that was stopped in its first round has none.
+  const young = place.run('both/fedavg-1');
+  await rm(join(young, 'result.json'));
+  await rm(join(young, 'rounds'), { recursive: true });
+  await mkdir(join(young, 'rounds'));
   const { stdout, stderr } = await compare('--json');
   expect(stderr).toContain('== fellrec, seed 1');
-  expect(stderr).not.toContain('== fedavg');
+  expect(stderr).toContain('== fedavg, seed 1');
+  expect(stderr).not.toContain('== cooccurrence');
   const again: Comparison = JSON.parse(stdout);
   const numbers = ({ methods }: Comparison) => methods.map(({ metrics, against }) => ({ metrics, against }));
   expect(numbers(again)).toEqual(numbers(found));
@@ -109,6 +115,19 @@ test('bad input', async () => {
   await refused('the baseline "ditto" is none of the methods', '-c', config, '--baseline', 'ditto');
   await refused('pass --config FILE to train what is missing, or folders of runs');
   await refused('--json and --csv: choose one form', '-c', config, '--json', '--csv');
+  await refused(
+    'compare: ditto:\nfederation.strategy: ditto needs two models',
+    ...[
+      '-c',
+      config,
+      '-s',
+      'name=cut',
+      'split.k=1',
+      'split.adapters=all-layers',
+      '--methods',
+      'fedavg,ditto',
+    ],
+  );
   const nothing = await fellrec('compare', place.folder);
   expect(nothing.code).toBe(1);
   expect(nothing.stderr).toContain('is no run');

@@ -39,8 +39,12 @@ function round(number: number, matrix: number[][]): RoundRecord {
     clients: ['north', 'south', 'west'],
     samples: {},
     losses: {},
-    mixing: { matrix },
-    validation: {},
+    mixing: { matrix, similarity: matrix },
+    validation: {
+      north: { loss: 2, samples: 3 },
+      south: { loss: 3, samples: 3 },
+      west: { loss: 2, samples: 0 },
+    },
     validationLoss: 1,
     best: { north: { round: 0, loss: 2 }, south: { round: 0, loss: 3 }, west: { round: 0, loss: 2 } },
     bestOverall: { round: 0, loss: 1 },
@@ -90,7 +94,7 @@ describe('a comparison', () => {
     ).toEqual([
       ['north', 4, 0.75, 2],
       ['south', 4, 0.25, 3],
-      ['west', 1, 1, 2],
+      ['west', 1, 1, undefined],
     ]);
     const mean = 2 / 3;
     const deviation = Math.sqrt(((0.75 - mean) ** 2 + (0.25 - mean) ** 2 + (1 - mean) ** 2) / 3);

@@ -6,7 +6,7 @@ export { calibrationSequences, trainingSequence } from './bigrec/text.ts';
 export { bootstrap, type Interval, type PairedDifference, pairedBootstrap, quantile } from './bootstrap.ts';
 export { type Catalogue, catalogue, type Item } from './catalogue.ts';
 export { exportRecBole } from './data/export.ts';
-export { readDataset, writeUsers } from './data/folder.ts';
+export { datasetHash, readDataset, writeUsers } from './data/folder.ts';
 export { type ImportOptions, importDataset } from './data/import.ts';
 export { type Dataset, type DatasetStats, datasetStats, type SplitName, type User } from './dataset.ts';
 export { type Floor, floorMetrics, floors, popularity } from './floors.ts';

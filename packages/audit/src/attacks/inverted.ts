@@ -53,7 +53,8 @@ export async function invertedAttacks(options: StudyOptions): Promise<InvertedAt
       const found = await find(model, victims, searched, { ...search, trained: known });
       runs = found.runs;
       if (model.cut.decoding)
-        ends.push(...searched.map(({ depth }, i) => ({ depth, ...searchEnds(victims, found.found[i]!) })));
+        for (const [i, states] of searched.entries())
+          ends.push({ depth: states.depth, ...searchEnds(victims, states, found.found[i]!) });
       return searched.map(({ depth }, i) => ({
         attack: 'search',
         depth,

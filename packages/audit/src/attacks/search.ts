@@ -133,15 +133,22 @@ function walk(
 }
 
 /** Ends of searches from what they found, [places]. */
-export function searchEnds(sequences: readonly AuditedSequence[], found: Int32Array): SearchEnds {
+export function searchEnds(
+  sequences: readonly AuditedSequence[],
+  searched: SearchedStates,
+  found: Int32Array,
+): SearchEnds {
   const places = sequences.map(claimedPlaces);
   const offsets = offsetsOf(places.map(({ length }) => length));
-  const ends = { complete: 0, unlisted: 0, mistaken: 0 };
+  const ends = { complete: 0, unlisted: 0, unmatched: 0, mistaken: 0 };
   for (const [s, { ids }] of sequences.entries()) {
     const truth = places[s]!.map((place) => ids[place]!);
     const own = found.subarray(offsets[s]);
     const failed = truth.findIndex((token, i) => token !== own[i]);
-    ends[failed === -1 ? 'complete' : own[failed] === nothing ? 'unlisted' : 'mistaken']++;
+    if (failed === -1) ends.complete++;
+    else if (own[failed] !== nothing) ends.mistaken++;
+    else if (candidatesAt(searched, offsets[s]! + failed).includes(truth[failed]!)) ends.unmatched++;
+    else ends.unlisted++;
   }
   return ends;
 }

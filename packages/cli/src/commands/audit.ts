@@ -107,9 +107,10 @@ function describe(result: AuditResult): string {
 function searchEnds({ ends }: NonNullable<AuditResult['search']>): string {
   if (ends.length === 0) return '';
   const each = ends.map(
-    ({ depth, complete, unlisted, mistaken }) => `${depth}: ${complete}/${unlisted}/${mistaken}`,
+    ({ depth, complete, unlisted, unmatched, mistaken }) =>
+      `${depth}: ${complete}/${unlisted}/${unmatched}/${mistaken}`,
   );
-  return `; users found completely/stopped at a token not among the candidates/at a wrong one ${each.join(', ')}`;
+  return `; users found completely/stopped at a token not among the candidates/at one whose state was not reproduced/at a wrong one ${each.join(', ')}`;
 }
 
 function gradientTable({ gradients }: AuditResult): string {

@@ -3,7 +3,7 @@ import type { Partition } from '@fellrec/recsys';
 import { type Config, ConfigError } from '../config.ts';
 import { type Experiment, openExperiment } from '../experiment.ts';
 import { type Progress, silent } from '../progress.ts';
-import { readPartition, runDirectory, train } from '../train.ts';
+import { changesOf, readRun, runDirectory, train } from '../train.ts';
 import { compared, type Trial } from './compared.ts';
 import { isRanking, type Method, methodConfig, type TrainedMethod } from './methods.ts';
 import { storeRanking } from './rankings.ts';
@@ -40,12 +40,16 @@ export async function compare(config: Config, o: CompareOptions): Promise<Compar
         progress.line(`== ${method}, seed ${seed}`);
         // All share what is opened first, which needs no partition.
         opened ??= await openExperiment(methodConfig(config, 'centralized', seed), progress.report);
-        const experiment = opened.sharing(own, isParted(method) ? parted : undefined);
-        if (isParted(method)) parted = experiment.partition;
-        const failure = await attempt(method, directory, experiment, progress);
+        const shared = opened;
+        const failure = await attempt(`${method}, seed ${seed}`, progress, async () => {
+          const experiment = shared.sharing(own, isParted(method) ? parted : undefined);
+          if (isParted(method)) parted = experiment.partition;
+          if (isRanking(method)) await storeRanking(method, directory, experiment, progress);
+          else await train(own, { resume: hasBegun(directory), experiment, progress });
+        });
         if (failure === undefined) trials.push(await readTrial(directory, method));
         else {
-          const { name, hash } = experiment.dataset;
+          const { name, hash } = shared.dataset;
           trials.push({ method, seed, directory, data: { name, hash }, users: new Map(), missing: failure });
         }
       }
@@ -58,18 +62,16 @@ export async function compare(config: Config, o: CompareOptions): Promise<Compar
 
 /** Why it failed; undefined if it did not. */
 async function attempt(
-  method: Method,
-  directory: string,
-  experiment: Experiment,
+  what: string,
   progress: Progress,
+  work: () => Promise<void>,
 ): Promise<string | undefined> {
   try {
-    if (isRanking(method)) await storeRanking(method, directory, experiment, progress);
-    else await train(experiment.config, { resume: await hasBegun(directory), experiment, progress });
+    await work();
     return undefined;
   } catch (error) {
     const { message } = error as Error;
-    progress.line(`${method}, seed ${experiment.config.seed}, failed: ${message}`);
+    progress.line(`${what}, failed: ${message}`);
     return message;
   }
 }
@@ -86,8 +88,13 @@ async function storedPartition(
   seed: number,
 ): Promise<Partition | undefined> {
   for (const method of methods.filter(isParted)) {
-    const directory = runDirectory(methodConfig(config, method, seed));
-    if (await hasBegun(directory)) return readPartition(directory);
+    const own = methodConfig(config, method, seed);
+    const directory = runDirectory(own);
+    if (!hasBegun(directory)) continue;
+    const { stored, partition } = await readRun(directory);
+    const { dataset, modelHash } = stored;
+    const changes = changesOf(stored, { ...own, dataset, modelHash });
+    if (!changes.some((key) => key.startsWith('partition') || key.startsWith('data'))) return partition;
   }
   return undefined;
 }

@@ -35,7 +35,7 @@ export interface TrialRun {
   readonly rounds: readonly TrialRound[];
 }
 
-type TrialRound = Pick<RoundRecord, 'clients' | 'mixing' | 'best' | 'bytes'>;
+type TrialRound = Pick<RoundRecord, 'clients' | 'mixing' | 'validation' | 'best' | 'bytes'>;
 
 /** The metrics that are compared. */
 export const comparedMetrics = Object.keys(shownMetrics) as (keyof typeof shownMetrics)[];
@@ -181,10 +181,12 @@ function clientsOf(
   { seed, users, run }: Trial,
   partition: TrialRun['partition'] | undefined,
 ): ComparedClient[] {
-  const losses = run?.rounds.at(-1)?.best ?? {};
+  const last = run?.rounds.at(-1);
   return (partition?.clients ?? []).map(({ name, users: ids }) => {
     const own = ids.map((id) => users.get(id)).filter((metrics) => metrics !== undefined);
-    const loss = losses[name]?.loss;
+    // One that has no validation samples goes by the others', and the one client of `centralized` is none of these.
+    const judges = run?.strategy !== 'centralized' && (last?.validation[name]?.samples ?? 0) > 0;
+    const loss = judges ? last?.best[name]?.loss : undefined;
     return {
       seed,
       client: name,
@@ -213,10 +215,12 @@ function spreadOf(clients: readonly ComparedClient[]): ClientSpread | undefined 
   };
 }
 
-/** Undefined without likeness, and where all weights or all likenesses are the same. */
+/** Of runs that compare clients. Undefined without likeness, and where all weights or all likenesses are the same. */
 function agreementOf(runs: readonly TrialRun[]): MixingAgreement | undefined {
   const measure = (of: (likeness: Likeness) => readonly (readonly number[])[]) => {
     const found = runs.flatMap(({ partition, rounds }) => {
+      // Weights by numbers of samples say nothing about likeness.
+      if (rounds.every(({ mixing }) => !mixing.similarity)) return [];
       const weights = meanWeights(
         partition.clients.map(({ name }) => name),
         rounds,

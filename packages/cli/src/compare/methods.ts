@@ -1,7 +1,7 @@
 // The methods that a comparison knows by name: strategies, FELLRec without some of its parts, and rankings that learn
 // nothing from a federation.
 import { join } from 'node:path';
-import { type Config, ConfigError, configSchema } from '../config.ts';
+import { type Config, ConfigError, completed, configSchema } from '../config.ts';
 
 type Federation = Config['federation'];
 
@@ -54,18 +54,19 @@ export function parseMethods(text: string): Method[] {
 
 /**
  * The configuration of a method with a seed, whose folder is `<method>-<seed>` within `runs/<name>`. Rankings know no
- * clients: theirs is one.
+ * clients: theirs is one. @throws ConfigError if the method cannot be with the other settings.
  */
 export function methodConfig(config: Config, method: Method, seed: number): Config {
   const { federation, runs, name } = config;
   const settings = isRanking(method) ? trained.centralized() : trained[method](federation);
-  return {
+  const own = {
     ...config,
     runs: join(runs, name),
     name: `${method}-${seed}`,
     seed,
     federation: { ...federation, ...settings },
   };
+  return completed(own, `compare: ${method}`);
 }
 
 function defaultHeating() {

@@ -1,6 +1,7 @@
 // What a method did with one seed, read from its folder: a run that was trained, or a ranking.
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
+import { datasetHash } from '@fellrec/recsys';
 import type { Config } from '../config.ts';
 import { type RunFiles, readRunFiles } from '../report/run-files.ts';
 import { changesOf, readRun } from '../train.ts';
@@ -10,25 +11,27 @@ import { rankingSettings, readRanking, type StoredRanking } from './rankings.ts'
 import { readUserMetrics } from './user-metrics.ts';
 
 /** Whether a run has been made in this folder. */
-export async function hasBegun(directory: string): Promise<boolean> {
+export function hasBegun(directory: string): boolean {
   return existsSync(join(directory, 'config.json'));
 }
 
-/** Whether a method's result is there, made with these settings. */
+/** Whether a method's result is there, made with these settings on the data that is there now. */
 export async function isStored(directory: string, method: Method, config: Config): Promise<boolean> {
+  const hash = await datasetHash(config.data.path);
   if (isRanking(method)) {
     const found = await readRanking(directory);
-    return found !== undefined && isSame(found.settings, rankingSettings(method, config));
+    return found?.data.hash === hash && isSame(found.settings, rankingSettings(method, config));
   }
-  if (!(await hasBegun(directory))) return false;
+  if (!hasBegun(directory)) return false;
   const { stored } = await readRun(directory);
-  const { dataset, modelHash } = stored;
-  // Data and model are checked where they are opened.
-  if (changesOf(stored, { ...config, dataset, modelHash }).length > 0) return false;
-  const { missing, rounds } = await readRunFiles(directory);
+  const { dataset, modelHash } = stored as { dataset: Trial['data']; modelHash: string };
+  // Of a model only the folder is compared: what is in it is read when it is opened.
+  if (changesOf(stored, { ...config, dataset: { ...dataset, hash }, modelHash }).length > 0) return false;
+  const { missing, rounds, users } = await readRunFiles(directory);
+  if (missing !== undefined || !users) return false;
   const { rounds: wanted, patience } = config.federation;
-  const isOver = rounds.length >= wanted || rounds.at(-1)!.roundsWithoutImprovement >= patience;
-  return missing === undefined && isOver;
+  const stopped = rounds.findIndex((round) => round.roundsWithoutImprovement >= patience) + 1;
+  return rounds.length === (stopped > 0 ? Math.min(stopped, wanted) : wanted);
 }
 
 /** `method`: what it is called; without it, what the folder says. @throws if there is neither a run nor a ranking. */
@@ -61,8 +64,7 @@ function trialOfRun(
     throw new Error(
       `compare: the clients of ${directory} were remote, and what each user got is with them; compare runs of one process`,
     );
-  const lacks =
-    missing ?? (users ? undefined : 'it has no metrics of users: train it again, it is older than these');
+  const lacks = missing ?? (users ? undefined : 'it has no metrics of users: go on with --resume');
   const clients = partition.clients.map(({ name, users = [] }) => ({ name, users }));
   const { likeness } = partition;
   return {

@@ -42,7 +42,7 @@ export async function readUserMetrics(directory: string): Promise<UserMetrics | 
       throw new Error('its rows differ in length');
   } catch (cause) {
     throw new Error(
-      `run: ${path} is damaged: ${(cause as Error).message}; make it again with "fellrec evaluate"`,
+      `run: ${path} is damaged: ${(cause as Error).message}; delete it and go on with --resume`,
       { cause },
     );
   }

@@ -5,7 +5,7 @@
 // tensors never leave their client.
 import { join } from 'node:path';
 import type { NamedTensors } from '@fellrec/graph';
-import type { Client } from '../client.ts';
+import type { Client, TokenCounts } from '../client.ts';
 import type { ParametersFormat } from '../store/run-store.ts';
 import { fedavg } from './averages.ts';
 import type { Strategy } from './strategy.ts';
@@ -46,7 +46,8 @@ export function dittoClient(client: Client, lambda: number): Client {
       const shared = await client.train(centre, context);
       const proximal = { weight: lambda, centre };
       const own = await client.train(personalTensors(parameters), { ...context, proximal });
-      return { ...own, parameters: together(shared.parameters, own.parameters) };
+      const tokens = shared.tokens && own.tokens && sumOf(shared.tokens, own.tokens);
+      return { ...own, ...(tokens && { tokens }), parameters: together(shared.parameters, own.parameters) };
     },
     evaluate: (parameters, context) => client.evaluate(personalTensors(parameters), context),
   };
@@ -63,6 +64,10 @@ export function dittoFormat(format: ParametersFormat): ParametersFormat {
     },
     read: async (directory) => together(await format.read(folder(directory)), await format.read(directory)),
   };
+}
+
+function sumOf(a: TokenCounts, b: TokenCounts): TokenCounts {
+  return { real: a.real + b.real, computed: a.computed + b.computed, padding: a.padding + b.padding };
 }
 
 function globalTensors(parameters: NamedTensors): NamedTensors {

@@ -164,6 +164,11 @@ export async function readDataset(directory: string): Promise<Dataset> {
   return { name, split, catalogue: tables.items, users: tables.users, hash };
 }
 
+/** The hash that identifies a data folder's content, as its description says; reading the data checks it. */
+export async function datasetHash(directory: string): Promise<string> {
+  return (await readDescription(directory)).hash;
+}
+
 async function readDescription(directory: string): Promise<Description> {
   const file = join(directory, descriptionFile);
   if (!existsSync(file))
