@@ -5,22 +5,9 @@ import { describe, expect, it } from 'vitest';
 import { readDataset } from '../src/data/folder.ts';
 import { type ImportOptions, importDataset } from '../src/data/import.ts';
 import { type Dataset, datasetStats, type User } from '../src/dataset.ts';
-import { gamesSample, sharedData, temporaryFolder, write } from './shared.ts';
+import { gamesSample, importing, sharedData, write } from './shared.ts';
 
-const folder = temporaryFolder();
-let made = 0;
-const fresh = () => {
-  const path = join(folder, `case-${made++}`);
-  mkdirSync(path);
-  return path;
-};
-
-/** Imports into a new folder, without k-core unless said otherwise, and reads the result. */
-async function imported(options: Omit<ImportOptions, 'output'>): Promise<Dataset> {
-  const output = join(fresh(), 'data');
-  await importDataset({ kCore: 0, ...options, output });
-  return readDataset(output);
-}
+const { fresh, imported } = importing();
 
 const all = ({ train, validation, test }: User) => [...train, ...validation, ...test];
 /** Ids of a user's items, oldest first. */

@@ -1,26 +1,13 @@
 // Files as MicroLens, Goodreads and Amazon publish them: without a header, gzipped, one JSON object a line; made up here.
-import { mkdirSync, readdirSync, truncateSync, writeFileSync } from 'node:fs';
+import { readdirSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { gzipSync } from 'node:zlib';
 import { describe, expect, it } from 'vitest';
-import { readDataset } from '../src/data/folder.ts';
 import { type ImportOptions, importDataset } from '../src/data/import.ts';
 import type { Dataset } from '../src/dataset.ts';
-import { temporaryFolder, write } from './shared.ts';
+import { importing, write } from './shared.ts';
 
-const folder = temporaryFolder();
-let made = 0;
-const fresh = () => {
-  const path = join(folder, `case-${made++}`);
-  mkdirSync(path);
-  return path;
-};
-
-async function imported(options: Omit<ImportOptions, 'output'>): Promise<Dataset> {
-  const output = join(fresh(), 'data');
-  await importDataset({ kCore: 0, ...options, output });
-  return readDataset(output);
-}
+const { fresh, imported } = importing();
 
 /** `user: items` of every user, oldest first. */
 const sequences = ({ users, catalogue }: Dataset) =>

@@ -7,21 +7,9 @@ import { exportRecBole } from '../src/data/export.ts';
 import { readDataset, writeUsers } from '../src/data/folder.ts';
 import { type ImportOptions, importDataset } from '../src/data/import.ts';
 import { type Dataset, datasetStats } from '../src/dataset.ts';
-import { sharedData, temporaryFolder, write } from './shared.ts';
+import { importing, sharedData, write } from './shared.ts';
 
-const folder = temporaryFolder();
-let made = 0;
-const fresh = () => {
-  const path = join(folder, `case-${made++}`);
-  mkdirSync(path);
-  return path;
-};
-
-async function imported(options: Omit<ImportOptions, 'output'>): Promise<Dataset> {
-  const output = join(fresh(), 'data');
-  await importDataset({ kCore: 0, ...options, output });
-  return readDataset(output);
-}
+const { fresh, imported } = importing();
 
 /** An export's table without its header, values as pandas reads them: as CSV is, with tabs. */
 function rowsOf(out: string, suffix: string): string[][] {

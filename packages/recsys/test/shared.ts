@@ -1,10 +1,12 @@
 // Data for the tests: small sets made by hand, the embedded sample, and larger files beside the repository.
-import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import fc from 'fast-check';
 import { afterAll } from 'vitest';
 import { catalogue } from '../src/catalogue.ts';
+import { readDataset } from '../src/data/folder.ts';
+import { type ImportOptions, importDataset } from '../src/data/import.ts';
 import type { Dataset, User } from '../src/dataset.ts';
 
 const here = import.meta.dirname;
@@ -25,6 +27,32 @@ export function temporaryFolder(): string {
   const folder = mkdtempSync(join(tmpdir(), 'fellrec-recsys-'));
   afterAll(() => rmSync(folder, { recursive: true, force: true }));
   return folder;
+}
+
+export interface Importing {
+  /** A new folder. */
+  fresh(): string;
+  /** Imports into a new folder, without k-core unless said otherwise, and reads the result. */
+  imported(options: Omit<ImportOptions, 'output'>): Promise<Dataset>;
+}
+
+/** Folders for imports, removed when the file's tests are done. */
+export function importing(): Importing {
+  const folder = temporaryFolder();
+  let made = 0;
+  const fresh = () => {
+    const path = join(folder, `case-${made++}`);
+    mkdirSync(path);
+    return path;
+  };
+  return {
+    fresh,
+    async imported(options) {
+      const output = join(fresh(), 'data');
+      await importDataset({ kCore: 0, ...options, output });
+      return readDataset(output);
+    },
+  };
 }
 
 /** Writes a file of these lines and returns its path. */
