@@ -30,13 +30,14 @@ function depthTable({ attacks, floors, model }: AuditResult, metric: MetricName)
   )}`;
 }
 
-function endsOf(ends: NonNullable<AuditResult['search']>['ends']): string {
+/** In users. */
+function endsTable(ends: NonNullable<AuditResult['search']>['ends']): string {
   if (ends.length === 0) return '';
-  const each = ends.map(
-    ({ depth, complete, unlisted, unmatched, mistaken }) =>
-      `${depth}: ${complete}/${unlisted}/${unmatched}/${mistaken}`,
+  const names = ['complete', 'unlisted', 'unmatched', 'mistaken'] as const;
+  return table(
+    ['depth', ...names],
+    ends.map((end) => [String(end.depth), ...names.map((name) => String(end[name]))]),
   );
-  return `; by depth, users found completely/stopped at a token not among the candidates/at one whose state was not reproduced/at a wrong one: ${each.join(', ')}`;
 }
 
 /** For each attack as if it were the only one. */
@@ -83,9 +84,8 @@ for (const file of process.argv.slice(2)) {
       inverter
         ? `Inverter: ${inverter.tokens} tokens of ${inverter.users} users, vocabulary ${inverter.vocabulary}, ${inverter.epochs} epochs; accuracy on others by depth ${accuracy!.join(', ')}.`
         : '',
-      search
-        ? `Search: at most ${search.budget} candidates a token, ${search.candidates} run${endsOf(search.ends)}.`
-        : '',
+      search ? `Search: at most ${search.budget} candidates a token, ${search.candidates} run.` : '',
+      search ? endsTable(search.ends) : '',
       gradients.length === 0
         ? ''
         : table(
