@@ -1,5 +1,4 @@
 // Methods without rounds: the start as it is, floors, and recommenders that learn from everybody's histories at once.
-import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { placeWhole, writeWhole } from '@fellrec/federation';
 import {
@@ -14,6 +13,7 @@ import {
 import type { Config } from '../config.ts';
 import { type Experiment, runtimeOf } from '../experiment.ts';
 import type { Progress } from '../progress.ts';
+import { readIfThere } from '../read-if-there.ts';
 import type { Ranking } from './methods.ts';
 import { writeUserMetrics } from './user-metrics.ts';
 
@@ -40,10 +40,7 @@ export function rankingSettings(ranking: Ranking, config: Config): unknown {
 /** Undefined if there is none. */
 export async function readRanking(directory: string): Promise<StoredRanking | undefined> {
   const path = join(directory, file);
-  const text = await readFile(path, 'utf8').catch((cause: NodeJS.ErrnoException) => {
-    if (cause.code === 'ENOENT') return undefined;
-    throw cause;
-  });
+  const text = await readIfThere(path);
   if (text === undefined) return undefined;
   try {
     return JSON.parse(text) as StoredRanking;

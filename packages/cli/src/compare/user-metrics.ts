@@ -1,9 +1,9 @@
 // What a method recommended to each test user, as metrics: the file that comparisons over users are made from.
-import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { writeWhole } from '@fellrec/federation';
 import type { Metrics } from '@fellrec/recsys';
 import { z } from 'zod';
+import { readIfThere } from '../read-if-there.ts';
 
 const file = 'test-users.json';
 
@@ -30,10 +30,7 @@ export async function writeUserMetrics(directory: string, users: UserMetrics): P
 /** Undefined if there is no such file. @throws if it is damaged. */
 export async function readUserMetrics(directory: string): Promise<UserMetrics | undefined> {
   const path = join(directory, file);
-  const text = await readFile(path, 'utf8').catch((cause: NodeJS.ErrnoException) => {
-    if (cause.code === 'ENOENT') return undefined;
-    throw cause;
-  });
+  const text = await readIfThere(path);
   if (text === undefined) return undefined;
   let parsed: z.infer<typeof schema>;
   try {
