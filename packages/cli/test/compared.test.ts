@@ -196,6 +196,11 @@ describe('what cannot be compared', () => {
     expect(refused(other)).toThrow(message);
   });
 
+  test('the same data and model in another place can', () => {
+    const moved = { data: { ...data, name: 'toys-2' }, model: { ...model, path: 'elsewhere/toy' } };
+    expect(refused(moved)).not.toThrow();
+  });
+
   test('nobody in common', () => {
     const strangers = new Map([...ours.users].map(([user, metrics]) => [`x${user}`, metrics]));
     expect(refused({ users: strangers })).toThrow('fedavg and ours have no test user in common');

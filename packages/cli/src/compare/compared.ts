@@ -131,25 +131,15 @@ function differences(
 }
 
 function assertComparable(trials: readonly Trial[]): void {
-  const first = trials[0]!;
+  const [first] = trials as [Trial];
+  const opened = trials.find(({ model }) => model);
   for (const trial of trials) {
-    const differs = (what: string, mine: string, theirs: string) => {
-      if (mine !== theirs)
-        throw new Error(
-          `compare: ${trial.directory} was made with other ${what} than ${first.directory}: ${mine}, not ${theirs}`,
-        );
-    };
-    differs(
-      'data',
-      `${trial.data.name} (${trial.data.hash.slice(0, 12)})`,
-      `${first.data.name} (${first.data.hash.slice(0, 12)})`,
-    );
-    const known = trials.find(({ model }) => model)?.model;
-    if (trial.model && known)
-      differs(
+    assertSame('data', [trial, trial.data.name, trial.data.hash], [first, first.data.name, first.data.hash]);
+    if (trial.model && opened?.model)
+      assertSame(
         'model',
-        `${trial.model.path} (${trial.model.hash.slice(0, 12)})`,
-        `${known.path} (${known.hash.slice(0, 12)})`,
+        [trial, trial.model.path, trial.model.hash],
+        [opened, opened.model.path, opened.model.hash],
       );
   }
   for (const [name, own] of Map.groupBy(trials, ({ method, seed }) => `${method}, seed ${seed}`))
@@ -165,6 +155,16 @@ function assertComparable(trials: readonly Trial[]): void {
           `compare: ${one!.directory} and ${other.directory} (seed ${seed}) cut the users into different clients; train both with the same partition`,
         );
   }
+}
+
+type Made = readonly [trial: Trial, name: string, hash: string];
+
+/** By what it holds: it may lie elsewhere by now. */
+function assertSame(what: string, [trial, name, hash]: Made, [first, other, expected]: Made): void {
+  if (hash !== expected)
+    throw new Error(
+      `compare: ${trial.directory} was made with other ${what} than ${first.directory}: ${name} (${hash.slice(0, 12)}), not ${other} (${expected.slice(0, 12)})`,
+    );
 }
 
 function isSamePartition(a: TrialRun['partition'], b: TrialRun['partition']): boolean {
