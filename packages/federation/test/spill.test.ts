@@ -143,11 +143,17 @@ describe('a federation on disk', () => {
   it("keeps a few of its clients' parameters in memory, whatever their number", async () => {
     setFlagsFromString('--expose-gc');
     const collect = runInNewContext('gc') as () => void;
+    /** Buffers are given back behind the collection, later where the machine is busy: until none are any more. */
     const held = async () => {
-      collect();
-      // Buffers are given back behind the collection.
-      await setTimeout(10);
-      return process.memoryUsage().arrayBuffers;
+      let least = Number.POSITIVE_INFINITY;
+      for (let calm = 0; calm < 3; ) {
+        collect();
+        await setTimeout(10);
+        const now = process.memoryUsage().arrayBuffers;
+        calm = now < least ? 0 : calm + 1;
+        least = Math.min(least, now);
+      }
+      return least;
     };
     /** The most bytes held between events, above those before. */
     const peak = async (run: FederateOptions) => {
