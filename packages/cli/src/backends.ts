@@ -154,6 +154,7 @@ async function openRecformerBackend(
   const of = (model: EncoderModel, lora: LoraConfig) =>
     recformer({
       model,
+      runtime,
       tokenizer,
       catalogue: dataset.catalogue,
       attributes: attributes ?? defaultAttributes(dataset),

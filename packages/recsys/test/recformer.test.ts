@@ -47,6 +47,7 @@ const lora = {
   targetModules: ['query', 'value', 'query_global', 'value_global'] as const,
 };
 
+const runtime = nodeRuntime({ threads: 1 });
 let model: EncoderModel;
 beforeAll(async () => {
   const directory = join(folder, 'encoder');
@@ -84,13 +85,14 @@ beforeAll(async () => {
     ] as const;
   });
   await writeRecformer(directory, small.config, new Map(tensors));
-  model = encoderModel(await openRecformer(directory, { cacheDir: folder }), nodeRuntime({ threads: 1 }));
+  model = encoderModel(await openRecformer(directory, { cacheDir: folder }), runtime);
 });
 
 let caches = 0;
 const open = (options: Partial<RecformerOptions> = {}) =>
   recformer({
     model,
+    runtime,
     tokenizer: letters,
     catalogue: items,
     attributes: ['title', 'brand'],

@@ -1,6 +1,6 @@
 // RecFormer (arXiv 2305.13731): histories and items are texts, one encoder makes vectors of both, cosines rank the
 // catalogue.
-import { type Float32Tensor, type NamedTensors, random } from '@fellrec/graph';
+import { type NamedTensors, type Runtime, random } from '@fellrec/graph';
 import {
   adaptedEncoderProjections,
   assertKnown,
@@ -27,11 +27,14 @@ import type {
 } from '../recommender.ts';
 import type { Sample } from '../samples.ts';
 import { fit } from '../training.ts';
+import { cosines } from './cosines.ts';
 import { encodeSorted, itemTable } from './items.ts';
 import { itemText } from './text.ts';
 
 export interface RecformerOptions {
   readonly model: EncoderModel;
+  /** Compares vectors. */
+  readonly runtime: Runtime;
   readonly tokenizer: Tokenizer;
   readonly catalogue: Catalogue;
   /** Of an item, in their order; `title` is the title. */
@@ -53,6 +56,7 @@ export function recformer(options: RecformerOptions): Recommender {
   const negatives =
     options.negatives === 'all' || options.negatives >= others ? undefined : options.negatives;
   const { checkpoint } = model;
+  const compared = cosines(options.runtime);
   const text = itemText({ ...options, config: checkpoint.config });
   const parameters = (tensors: NamedTensors): EncoderParameters =>
     tune === 'full' ? { tensors } : { lora: tune, tensors };
@@ -127,10 +131,13 @@ export function recformer(options: RecformerOptions): Recommender {
     const fitted = queries.map(({ seen }) => text.history(seen));
     const sequences = fitted.map(({ sequence }) => sequence);
     const found = unitRows(await encodeSorted(model, sequences, parameters(tensors), o.onProgress));
-    return queries.map(({ seen }, index) => ({
-      items: ranked(cosines(found, index, vectors), seen, index, o),
-      dropped: fitted[index]!.dropped,
-    }));
+    const recommended: Recommended[] = [];
+    for await (const scores of compared.rows(found, vectors)) {
+      const index = recommended.length;
+      const items = ranked(scores, queries[index]!.seen, index, o);
+      recommended.push({ items, dropped: fitted[index]!.dropped });
+    }
+    return recommended;
   }
 
   return {
@@ -151,17 +158,9 @@ export function recformer(options: RecformerOptions): Recommender {
     async evaluate(samples, tensors, o: EvaluateOptions): Promise<Evaluated> {
       return evaluated(await recommend(samples, tensors, { ...o, k: evaluatedItems }), samples);
     },
-    dispose: () => model.release(),
+    async dispose() {
+      await compared.release();
+      await model.release();
+    },
   };
-}
-
-/** The cosine of a unit row with every item's, [items]. */
-function cosines(rows: Float32Tensor, row: number, items: Float32Tensor): Float64Array {
-  const [count, d] = items.dims as [number, number];
-  const vector = rows.data.subarray(row * d, (row + 1) * d);
-  return Float64Array.from({ length: count }, (_, item) => {
-    let sum = 0;
-    for (let k = 0, at = item * d; k < d; k++, at++) sum += vector[k]! * items.data[at]!;
-    return sum;
-  });
 }
