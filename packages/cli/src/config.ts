@@ -285,10 +285,6 @@ export function completed(config: Parsed, source: string): Config {
       config.split.k !== undefined &&
       config.split.adapters === 'all-layers' &&
       'federation.strategy: ditto needs two models in each client; with split.adapters all-layers take another one',
-    config.federation.strategy === 'ditto' &&
-      recommender === 'recformer' &&
-      (recformer.itemTable.every > 1 || recformer.itemTable.stage1Rounds !== undefined) &&
-      'recformer.itemTable: with federation.strategy ditto the item table is computed in every round; leave it out',
     recommender === 'recformer' &&
       model.base !== 'float32' &&
       `model.base: ${model.base} is there for recommender: bigrec only`,

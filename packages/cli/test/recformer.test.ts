@@ -105,6 +105,28 @@ test('one adapter, every strategy', async () => {
   }
 });
 
+test('ditto with a frozen item table: its global model is that of fedavg, and it goes on', async () => {
+  const frozen = { itemTable: { stage1Rounds: 1 } };
+  const trained = (name: string, strategy: string, rounds: number, table = frozen) =>
+    config(name, table, { federation: { strategy, rounds, patience: 9 } });
+  for (const strategy of ['fedavg', 'ditto'])
+    expect((await fellrec('train', '-c', await trained(`frozen-${strategy}`, strategy, 2))).code).toBe(0);
+  const adapter = (name: string, ...folder: string[]) =>
+    filesOf(join(place.run(`frozen-${name}`), 'rounds', '0001', 'client-1', ...folder));
+  const [shared, global] = [await adapter('fedavg'), await adapter('ditto', 'global')];
+  expect(global).toEqual(shared);
+  // With a table of its second round it needs the personal model of the first.
+  const later = { itemTable: { stage1Rounds: 2 } };
+  const all = ['train', '-c', await trained('later', 'ditto', 4, later)];
+  expect((await fellrec(...all)).code).toBe(0);
+  for (const [rounds, resume] of [[2], [4, '--resume']] as const) {
+    const parts = ['train', '-c', await trained('later-parts', 'ditto', rounds, later)];
+    expect((await fellrec(...parts, ...(resume ? [resume] : []))).code).toBe(0);
+  }
+  const pooled = async (name: string) => (await readJson(place.run(name), 'result.json')).pooled;
+  expect(await pooled('later-parts')).toEqual(await pooled('later'));
+});
+
 test('the history is ranked where it is not masked', async () => {
   const pooled = async (name: string, maskHistory: boolean) => {
     const rest = {
