@@ -1,18 +1,5 @@
 // What a configuration describes, opened: data, clients, model and recommender.
-import type { Client, ParametersFormat, Strategy } from '@fellrec/federation';
-import {
-  centralized,
-  ditto,
-  dittoClient,
-  dittoFormat,
-  dittoStart,
-  fedavg,
-  fedprox,
-  fellrec,
-  local,
-  personalTensors,
-  uniform,
-} from '@fellrec/federation';
+import { type Client, dittoClient, dittoFormat, type ParametersFormat } from '@fellrec/federation';
 import { type NamedTensors, nodeRuntime, type Runtime } from '@fellrec/graph';
 import { assertWhole } from '@fellrec/models';
 import {
@@ -34,6 +21,7 @@ import { type Backend, openBackend } from './backends.ts';
 import type { Config } from './config.ts';
 import type { ItemTables } from './item-tables.ts';
 import { holds, keptLayers, middleHere } from './split.ts';
+import { hasTwo } from './strategy.ts';
 
 /** A client's samples. They stay with it: federation sees parameters, losses and counts only. */
 export interface ClientData {
@@ -181,19 +169,6 @@ export function startOf({ holds }: ClientData, initial: NamedTensors): NamedTens
   return new Map([...initial].filter(([name]) => holds(name)));
 }
 
-// Ditto's clients have two models each; everybody else's parameters are one.
-const hasTwo = ({ federation }: Config) => federation.strategy === 'ditto';
-
-/** What the federation starts from. */
-export function federationStart(config: Config, initial: NamedTensors): NamedTensors {
-  return hasTwo(config) ? dittoStart(initial) : initial;
-}
-
-/** What a client recommends with, of what the federation has of it. */
-export function recommendingWith(config: Config, parameters: NamedTensors): NamedTensors {
-  return hasTwo(config) ? personalTensors(parameters) : parameters;
-}
-
 /** How what the federation has of a client lies in the run's folder. */
 export function storeFormat({ config, format }: Experiment): ParametersFormat {
   return hasTwo(config) ? dittoFormat(format) : format;
@@ -248,27 +223,4 @@ export function trainOptions(
     stream: [seed, client, round],
     ...(federation.strategy === 'fedprox' && { proximal: { weight: federation.mu } }),
   };
-}
-
-export function strategyOf({ federation }: Config): Strategy {
-  switch (federation.strategy) {
-    case 'fellrec':
-      return fellrec({
-        similarityOn: federation.similarityOn,
-        heating: federation.heating,
-        neighbours: federation.neighbours,
-      });
-    case 'fedavg':
-      return fedavg();
-    case 'fedprox':
-      return fedprox();
-    case 'ditto':
-      return ditto();
-    case 'uniform':
-      return uniform();
-    case 'local':
-      return local();
-    case 'centralized':
-      return centralized();
-  }
 }

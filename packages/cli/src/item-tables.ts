@@ -4,7 +4,7 @@ import type { RunStore } from '@fellrec/federation';
 import type { NamedTensors } from '@fellrec/graph';
 import { tableRound } from '@fellrec/recsys';
 import type { Config } from './config.ts';
-import { recommendingWith } from './experiment.ts';
+import { recommendingWith } from './strategy.ts';
 
 export interface ItemTables {
   /**
@@ -20,7 +20,9 @@ export function itemTables(config: Config, store: RunStore, initial: NamedTensor
     async of(client, round) {
       const computed = schedule ? tableRound(round, schedule) : round;
       if (computed === round) return undefined;
-      return computed === 0 ? initial : recommendingWith(config, await store.parameters(client, computed - 1));
+      return computed === 0
+        ? initial
+        : recommendingWith(config, await store.parameters(client, computed - 1));
     },
   };
 }

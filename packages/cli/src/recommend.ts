@@ -1,9 +1,10 @@
 // Recommendations from a stored run: a client's best adapter, a history in, ranked titles out.
 import { openRun } from '@fellrec/federation';
 import type { Catalogue } from '@fellrec/recsys';
-import { initialParameters, recommendingWith, startOf, storeFormat } from './experiment.ts';
+import { initialParameters, startOf, storeFormat } from './experiment.ts';
 import { itemTables } from './item-tables.ts';
 import { type Progress, silent } from './progress.ts';
+import { recommendingWith } from './strategy.ts';
 import { openStored, readRun } from './train.ts';
 
 export interface RecommendedTitle {

@@ -45,11 +45,11 @@ import { meanMetrics, spread } from '@fellrec/recsys';
 import { z } from 'zod';
 import { type ModelParts, openModel } from './backends.ts';
 import { type Config, ConfigError } from './config.ts';
-import { strategyOf } from './experiment.ts';
 import { type ItemTables, itemTables } from './item-tables.ts';
 import { servedMiddles } from './middles.ts';
 import { type Progress, silent } from './progress.ts';
 import { holds, middleOptions } from './split.ts';
+import { strategyOf } from './strategy.ts';
 import { type ClientResult, type RunResult, readPartition, runDirectory, writeResult } from './train.ts';
 
 export interface ServeOptions {

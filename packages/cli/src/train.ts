@@ -17,19 +17,17 @@ import { type UserMetrics, writeUserMetrics } from './compare/user-metrics.ts';
 import { type Config, completed, configSchema, parseConfig } from './config.ts';
 import {
   type Experiment,
-  federationStart,
   initialParameters,
   inProcessClients,
   openExperiment,
   type Report,
-  recommendingWith,
   runtimeOf,
   startOf,
   storeFormat,
-  strategyOf,
 } from './experiment.ts';
 import { itemTables } from './item-tables.ts';
 import { type Progress, silent } from './progress.ts';
+import { federationStart, recommendingWith, strategyOf } from './strategy.ts';
 
 export interface ClientResult {
   readonly client: string;
