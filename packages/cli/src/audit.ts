@@ -223,11 +223,15 @@ async function openSubject(
     },
     'the options of audit',
   );
-  const backend = await openBackend(config, { dataset, runtime, report: progress.report });
+  const { catalogue } = dataset;
+  const backend = await openBackend(config, {
+    catalogues: [{ catalogue, domain: config.domain }],
+    runtime,
+    report: progress.report,
+  });
   assertWhole(backend.checkpoint, 'an audit');
   const tokenizer = await loadTokenizer(backend.checkpoint.directory);
   const { checkpoint } = backend;
-  const { catalogue } = dataset;
   const subject = {
     config,
     backend,
@@ -243,7 +247,7 @@ async function openSubject(
       maker: itemSequences({
         catalogue,
         tokenizer,
-        attributes: defaultAttributes(dataset),
+        attributes: defaultAttributes(catalogue),
         config: { startId, limits: { ...limits, maxTokens } },
       }),
     };
@@ -442,7 +446,8 @@ async function qualityThrough(
   release: Release | undefined,
 ): Promise<DefenceResult['quality']> {
   const { middle, elsewhere } = middleHere(config, backend.layers, k);
-  const own = backend.keeping(k, release ? defendedMiddle(middle, release, k) : middle);
+  const { keeping } = backend.recommenders[0]!;
+  const own = keeping(k, release ? defendedMiddle(middle, release, k) : middle);
   const recommender = splitRecommender(own, elsewhere);
   const parameters: NamedTensors = trained?.tensors ?? (await backend.initialParameters(seed));
   const { metrics } = await recommender.evaluate(samples, parameters, { seed });

@@ -38,7 +38,14 @@ import {
   writeAdapter,
   writeRecformer,
 } from '@fellrec/models';
-import { bigrec, calibrationSequences, type Dataset, type Recommender, recformer } from '@fellrec/recsys';
+import {
+  bigrec,
+  type Catalogue,
+  calibrationSequences,
+  type Domain,
+  type Recommender,
+  recformer,
+} from '@fellrec/recsys';
 import type { Config } from './config.ts';
 import type { Report } from './experiment.ts';
 import { keepsForItems } from './item-tables.ts';
@@ -54,15 +61,30 @@ export interface ModelParts {
   initialParameters(seed: number): Promise<NamedTensors>;
 }
 
-export interface Backend extends ModelParts {
+/** What recommends the items of one catalogue. */
+export interface CatalogueRecommender {
   readonly recommender: Recommender;
   /** The recommender of a client that keeps k layers and reaches the middle ones through `middle`. */
   keeping(k: number, middle: MiddleLayers): Recommender;
+}
+
+/** One model, and a recommender for each catalogue. */
+export interface Backend extends ModelParts {
+  /** In the order in which the catalogues were given. */
+  readonly recommenders: readonly CatalogueRecommender[];
   dispose(): Promise<void>;
 }
 
+/** A catalogue, and how it is spoken of. */
+export interface DescribedCatalogue {
+  readonly catalogue: Catalogue;
+  readonly domain: Domain;
+  /** Attributes of an item in their order (default: title, brand and category, as far as it has them). */
+  readonly attributes?: readonly string[];
+}
+
 export interface BackendOptions {
-  readonly dataset: Dataset;
+  readonly catalogues: readonly DescribedCatalogue[];
   readonly runtime: Runtime;
   readonly report: Report;
 }
@@ -73,57 +95,65 @@ export function openBackend(config: Config, options: BackendOptions): Promise<Ba
     : openRecformerBackend(config, options);
 }
 
-async function openBigrec(config: Config, { dataset, runtime, report }: BackendOptions): Promise<Backend> {
+async function openBigrec(config: Config, { catalogues, runtime, report }: BackendOptions): Promise<Backend> {
   const checkpoint = await openCheckpoint(config.model.path, { cacheDir: config.cache });
   const tokenizer = await loadTokenizer(checkpoint.directory);
-  const text = {
-    catalogue: dataset.catalogue,
+  const texts = catalogues.map(({ catalogue, domain }) => ({
+    catalogue,
     tokenizer,
-    domain: config.domain,
+    domain,
     maxTokens: Math.min(config.model.maxTokens, checkpoint.config.contextLength),
     eosIds: checkpoint.config.eosIds,
-  };
-  const quantized = await openBase(config, { checkpoint, runtime, text }, report);
-  const of = (model: LanguageModel, lora: LoraConfig) =>
-    bigrec({
-      model,
-      tokenizer,
-      catalogue: dataset.catalogue,
-      domain: config.domain,
-      lora,
-      lossOn: config.training.lossOn,
-      maxTokens: config.model.maxTokens,
-      beams: config.generation.beams,
-      maxNewTokens: config.generation.maxNewTokens,
-      generationBatch: config.generation.batch,
-      cacheDir: config.cache,
-      onProgress: (done, total) => report('title vectors', done, total),
-    });
-  const model = languageModelParts(config, checkpoint, runtime);
-  return assembled({
-    ...model,
-    recommender: of(languageModel(checkpoint, runtime, quantized), config.lora),
-    keeping: (k, middle) =>
-      of(
-        splitLanguageModel({ checkpoint, runtime, layers: model.layers, kept: k, middle }),
-        adapterOf(config.lora, k, checkpoint.config.layerCount),
-      ),
-  });
+  }));
+  const quantized = await openBase(config, { checkpoint, runtime, texts }, report);
+  const parts = languageModelParts(config, checkpoint, runtime);
+  const model = languageModel(checkpoint, runtime, quantized);
+  return assembled(
+    parts,
+    catalogues.map(({ catalogue, domain }) => {
+      const of = (model: LanguageModel, lora: LoraConfig) =>
+        bigrec({
+          model,
+          tokenizer,
+          catalogue,
+          domain,
+          lora,
+          lossOn: config.training.lossOn,
+          maxTokens: config.model.maxTokens,
+          beams: config.generation.beams,
+          maxNewTokens: config.generation.maxNewTokens,
+          generationBatch: config.generation.batch,
+          cacheDir: config.cache,
+          onProgress: (done, total) => report('title vectors', done, total),
+        });
+      return {
+        recommender: of(model, config.lora),
+        keeping: (k, middle) =>
+          of(
+            splitLanguageModel({ checkpoint, runtime, layers: parts.layers, kept: k, middle }),
+            adapterOf(config.lora, k, checkpoint.config.layerCount),
+          ),
+      };
+    }),
+  );
 }
 
 /** What is common to both recommenders: what was opened is disposed of together. */
-function assembled(backend: Omit<Backend, 'dispose'>): Backend {
-  const opened: Recommender[] = [backend.recommender];
+function assembled(parts: ModelParts, recommenders: readonly CatalogueRecommender[]): Backend {
+  const opened = recommenders.map(({ recommender }) => recommender);
   return {
-    ...backend,
-    keeping(k, middle) {
-      const recommender = backend.keeping(k, middle);
-      opened.push(recommender);
-      return recommender;
-    },
+    ...parts,
+    recommenders: recommenders.map(({ recommender, keeping }) => ({
+      recommender,
+      keeping(k, middle) {
+        const cut = keeping(k, middle);
+        opened.push(cut);
+        return cut;
+      },
+    })),
     async dispose() {
       for (const recommender of opened) await recommender.dispose();
-      await backend.layers.release();
+      await parts.layers.release();
     },
   };
 }
@@ -136,9 +166,9 @@ function adapterOf(lora: LoraConfig, k: number, layerCount: number): LoraConfig 
 
 async function openRecformerBackend(
   config: Config,
-  { dataset, runtime, report }: BackendOptions,
+  { catalogues, runtime, report }: BackendOptions,
 ): Promise<Backend> {
-  const { attributes, tune, temperature, negatives, pooling } = config.recformer;
+  const { tune, temperature, negatives, pooling } = config.recformer;
   const checkpoint = await openRecformer(config.model.path, { cacheDir: config.cache });
   const limited = {
     ...checkpoint,
@@ -151,37 +181,41 @@ async function openRecformerBackend(
     },
   };
   const tokenizer = await loadTokenizer(checkpoint.directory);
-  const of = (model: EncoderModel, lora: LoraConfig) =>
-    recformer({
-      model,
-      runtime,
-      tokenizer,
-      catalogue: dataset.catalogue,
-      attributes: attributes ?? defaultAttributes(dataset),
-      tune: tune === 'full' ? 'full' : lora,
-      temperature,
-      negatives,
-      cacheDir: config.cache,
-      onProgress: (done, total) => report('item vectors', done, total),
-    });
   const model = encoderModel(limited, runtime, { pooling });
   const parts = encoderParts(config, limited, runtime);
-  return assembled({
-    ...parts,
-    recommender: of(model, config.lora),
-    keeping: (k, middle) =>
-      of(
-        splitEncoder({
-          checkpoint: limited,
+  return assembled(
+    parts,
+    catalogues.map(({ catalogue, attributes }) => {
+      const of = (model: EncoderModel, lora: LoraConfig) =>
+        recformer({
+          model,
           runtime,
-          layers: parts.layers,
-          kept: k,
-          middle,
-          pooling: model.pooling,
-        }),
-        adapterOf(config.lora, k, checkpoint.config.layerCount),
-      ),
-  });
+          tokenizer,
+          catalogue,
+          attributes: attributes ?? defaultAttributes(catalogue),
+          tune: tune === 'full' ? 'full' : lora,
+          temperature,
+          negatives,
+          cacheDir: config.cache,
+          onProgress: (done, total) => report('item vectors', done, total),
+        });
+      return {
+        recommender: of(model, config.lora),
+        keeping: (k, middle) =>
+          of(
+            splitEncoder({
+              checkpoint: limited,
+              runtime,
+              layers: parts.layers,
+              kept: k,
+              middle,
+              pooling: model.pooling,
+            }),
+            adapterOf(config.lora, k, checkpoint.config.layerCount),
+          ),
+      };
+    }),
+  );
 }
 
 /** A model without what it recommends: all that a server has. @throws if it is a part that cannot serve. */
@@ -249,9 +283,9 @@ function encoders(checkpoint: RecformerCheckpoint, pooling: RecformerConfig['poo
 }
 
 /** RecFormer's attributes, as far as the catalogue has them. */
-export function defaultAttributes({ catalogue }: Dataset): string[] {
+export function defaultAttributes({ items }: Catalogue): string[] {
   return ['title', 'brand', 'category'].filter(
-    (name) => name === 'title' || catalogue.items.some(({ attributes }) => attributes[name]),
+    (name) => name === 'title' || items.some(({ attributes }) => attributes[name]),
   );
 }
 
@@ -273,17 +307,17 @@ async function openBase(
   {
     checkpoint,
     runtime,
-    text,
+    texts,
   }: {
     readonly checkpoint: Checkpoint;
     readonly runtime: Runtime;
-    readonly text: Parameters<typeof calibrationSequences>[0];
+    readonly texts: readonly Parameters<typeof calibrationSequences>[0][];
   },
   report: Report,
 ): Promise<QuantizedBase | undefined> {
   if (base === 'float32') return undefined;
   report('quantised base', 0, 1);
-  const calibration = calibrationSequences(text);
+  const calibration = texts.flatMap((text) => calibrationSequences(text));
   const quantized = await quantizeBase(checkpoint, { base, calibration, runtime, cacheDir: cache });
   report('quantised base', 1, 1);
   return quantized;

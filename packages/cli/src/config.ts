@@ -8,6 +8,49 @@ import { z } from 'zod';
 
 const count = z.number().int().positive();
 
+const domain = z
+  .strictObject({ items: z.string(), item: z.string(), used: z.string() })
+  .describe('Words of the prompt: "movies", "movie", "watched"');
+
+const attributes = z
+  .array(z.string().min(1))
+  .min(1)
+  .describe('Attributes of an item in their order (default: title, brand and category, if there)');
+
+const partition = z
+  .discriminatedUnion('method', [
+    z.strictObject({
+      method: z.literal('kmeans'),
+      clients: count.default(5),
+      dimension: count.default(64),
+      epochs: count.default(40),
+    }),
+    z.strictObject({ method: z.literal('random'), clients: count.default(5) }),
+    z.strictObject({ method: z.literal('column'), column: z.string() }),
+  ])
+  .describe('Which user belongs to which client');
+
+/** Letters and digits: it becomes part of names of folders. */
+const label = z.string().regex(/^[\p{L}\p{N}_-]+$/u, 'letters, digits, "-" and "_" only: it names clients');
+
+const dataFolder = z.string().describe('Data folder, as written by "fellrec data import"');
+
+const group = z
+  .strictObject({
+    name: label.describe('Its clients are called <name>-0 and so on, or <name> if there is one'),
+    path: dataFolder,
+    share: z
+      .number()
+      .positive()
+      .max(1)
+      .default(1)
+      .describe('Of its users that there are at all, drawn at random'),
+    domain: domain.optional().describe("Words of the prompt (default: the run's)"),
+    attributes: attributes.optional(),
+    partition: partition.optional().describe("Its users' clients (default: the run's partition)"),
+  })
+  .describe('Clients with a catalogue of their own');
+
 export const configSchema = z
   .strictObject({
     name: z
@@ -25,18 +68,26 @@ export const configSchema = z
       .enum(['bigrec', 'recformer'])
       .default('bigrec')
       .describe('bigrec: a language model generates titles; recformer: an encoder compares texts'),
-    data: z.strictObject({
-      path: z.string().describe('Data folder, as written by "fellrec data import"'),
-      trainSamples: count
-        .optional()
-        .describe('Training samples of all users together, drawn at random (default: all)'),
-      validationSamples: count.optional().describe('Validation samples of all users together (default: all)'),
-      testUsers: count.optional().describe('Test users, drawn at random (default: all)'),
-    }),
-    domain: z
-      .strictObject({ items: z.string(), item: z.string(), used: z.string() })
-      .default(videoGames)
-      .describe('Words of the prompt: "movies", "movie", "watched"'),
+    data: z
+      .strictObject({
+        path: dataFolder.optional(),
+        trainSamples: count
+          .optional()
+          .describe('Training samples of all users of a group together, drawn at random (default: all)'),
+        validationSamples: count
+          .optional()
+          .describe('Validation samples of all users of a group together (default: all)'),
+        testUsers: count.optional().describe('Test users of a group, drawn at random (default: all)'),
+      })
+      .prefault({})
+      .describe('Without groups, all users are one'),
+    groups: z
+      .array(group)
+      .min(1)
+      .max(100)
+      .optional()
+      .describe('Organisations with users and a catalogue each, in the place of data.path'),
+    domain: domain.default(videoGames),
     model: z.strictObject({
       path: z
         .string()
@@ -51,19 +102,7 @@ export const configSchema = z
         ),
       maxTokens: count.default(512).describe('Longest sequence; older history is dropped'),
     }),
-    partition: z
-      .discriminatedUnion('method', [
-        z.strictObject({
-          method: z.literal('kmeans'),
-          clients: count.default(5),
-          dimension: count.default(64),
-          epochs: count.default(40),
-        }),
-        z.strictObject({ method: z.literal('random'), clients: count.default(5) }),
-        z.strictObject({ method: z.literal('column'), column: z.string() }),
-      ])
-      .prefault({ method: 'kmeans' })
-      .describe('Which user belongs to which client'),
+    partition: partition.prefault({ method: 'kmeans' }),
     lora: z
       .strictObject({
         rank: count.max(4096).default(8),
@@ -97,11 +136,7 @@ export const configSchema = z
       .prefault({}),
     recformer: z
       .strictObject({
-        attributes: z
-          .array(z.string().min(1))
-          .min(1)
-          .optional()
-          .describe('Attributes of an item in their order (default: title, brand and category, if there)'),
+        attributes: attributes.optional(),
         tune: z
           .enum(['lora', 'full'])
           .default('lora')
@@ -219,8 +254,8 @@ export class ConfigError extends Error {}
 const remoteData = '(with the clients)';
 
 /**
- * Reads YAML or JSON, applies `settings` (`federation.rounds=5`) and checks. Relative paths of `data.path` and
- * `model.path` start from the file's folder. With `remote`, data is the clients' affair. @throws ConfigError naming every key that is wrong.
+ * Reads YAML or JSON, applies `settings` (`federation.rounds=5`) and checks. Relative paths of data and
+ * model start from the file's folder. With `remote`, data is the clients' affair. @throws ConfigError naming every key that is wrong.
  */
 export async function loadConfig(
   file: string,
@@ -242,7 +277,10 @@ export async function loadConfig(
   const settable = raw as Record<string, unknown>;
   delete settable.$schema;
   for (const setting of settings) set(settable, setting);
-  if (remote) settable.data = { path: remoteData };
+  if (remote) {
+    settable.data = { path: remoteData };
+    delete settable.groups;
+  }
   const config = parseConfig(settable, file);
   if (remote && config.federation.strategy === 'ditto')
     throw new ConfigError(
@@ -264,6 +302,7 @@ export function completed(config: Parsed, source: string): Config {
   const targetModules = lora.targetModules ?? defaultTargets[recommender];
   const foreign = targetModules.filter((name) => !known.includes(name));
   const problems = [
+    ...dataProblems(config),
     foreign.length > 0 &&
       `lora.targetModules: ${foreign.join(', ')} are none of ${recommender}'s; it has ${known.join(', ')}`,
     recommender === 'bigrec' &&
@@ -293,6 +332,17 @@ export function completed(config: Parsed, source: string): Config {
   return { ...config, lora: { ...lora, targetModules } };
 }
 
+function dataProblems({ data, groups }: Parsed): string[] {
+  const names = (groups ?? []).map(({ name }) => name);
+  const twice = names.filter((name, i) => names.indexOf(name) !== i);
+  return [
+    !groups && data.path === undefined && 'data.path: the data folder is missing; give it, or groups',
+    groups && data.path !== undefined && 'data.path: the groups have data folders of their own; leave it out',
+    twice.length > 0 &&
+      `groups: ${[...new Set(twice)].join(', ')} is there twice; each needs a name of its own`,
+  ].filter((problem) => typeof problem === 'string');
+}
+
 function set(raw: Record<string, unknown>, setting: string): void {
   const match = /^([\w.]+)=(.*)$/s.exec(setting);
   if (!match) throw new ConfigError(`config: --set ${setting}: write key=value, such as federation.rounds=5`);
@@ -315,9 +365,11 @@ function set(raw: Record<string, unknown>, setting: string): void {
 function resolvePaths(config: Config, folder: string, settings: readonly string[]): Config {
   const from = (key: string, path: string) =>
     resolve(settings.some((setting) => setting.startsWith(`${key}=`)) ? '.' : folder, path);
+  const { data, groups } = config;
   return {
     ...config,
-    data: { ...config.data, path: from('data.path', config.data.path) },
+    data: { ...data, ...(data.path !== undefined && { path: from('data.path', data.path) }) },
+    ...(groups && { groups: groups.map((one) => ({ ...one, path: from('groups', one.path) })) }),
     model: { ...config.model, path: from('model.path', config.model.path) },
   };
 }

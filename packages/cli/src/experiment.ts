@@ -4,10 +4,10 @@ import { type NamedTensors, nodeRuntime, type Runtime } from '@fellrec/graph';
 import { assertWhole } from '@fellrec/models';
 import {
   type Dataset,
+  joinPartitions,
   type Partition,
   partition,
   type Recommender,
-  readDataset,
   type Sample,
   splitRecommender,
   subset,
@@ -17,15 +17,25 @@ import {
   type User,
   validationSamples,
 } from '@fellrec/recsys';
-import { type Backend, openBackend } from './backends.ts';
+import { type CatalogueRecommender, type ModelParts, openBackend } from './backends.ts';
 import type { Config } from './config.ts';
+import { type DataFacts, factsOf, groupConfigs, readGroups, sharedUsers } from './groups.ts';
 import type { ItemTables } from './item-tables.ts';
 import { holds, keptLayers, middleHere } from './split.ts';
 import { hasTwo } from './strategy.ts';
 
+/** Clients with one catalogue: users, items, and what recommends these. */
+export interface Group {
+  /** None where all clients are one group. */
+  readonly name?: string;
+  readonly dataset: Dataset;
+  readonly recommender: Recommender;
+}
+
 /** A client's samples. They stay with it: federation sees parameters, losses and counts only. */
 export interface ClientData {
   readonly name: string;
+  readonly group: Group;
   readonly users: readonly User[];
   readonly train: readonly Sample[];
   readonly validation: readonly Sample[];
@@ -39,14 +49,17 @@ export interface ClientData {
 
 export interface Experiment {
   readonly config: Config;
-  readonly dataset: Dataset;
+  /** Of all groups together. */
+  readonly data: DataFacts;
+  readonly groups: readonly Group[];
   readonly partition: Partition;
+  /** Of each group in turn. */
   readonly clients: readonly ClientData[];
-  /** The whole model's. */
-  readonly recommender: Recommender;
   readonly modelHash: string;
   /** How a model's parameters lie in a folder. */
   readonly format: ParametersFormat;
+  /** Of the whole model. */
+  initialParameters(): Promise<NamedTensors>;
   /**
    * Another experiment on the same data and model, disposed of with this one: of another seed, federation or partition
    * (default: that of its configuration).
@@ -70,20 +83,35 @@ export async function openExperiment(
   report: Report = () => {},
   known?: Partition,
 ): Promise<Experiment> {
-  const dataset = await readDataset(config.data.path);
-  const backend = await openBackend(config, { dataset, runtime: runtimeOf(config), report });
-  const { checkpoint, recommender, format } = backend;
+  const datasets = await readGroups(config);
+  const backend = await openBackend(config, {
+    catalogues: groupConfigs(config).map((group, i) => ({ ...group, catalogue: datasets[i]!.catalogue })),
+    runtime: runtimeOf(config),
+    report,
+  });
+  const { checkpoint, format } = backend;
   assertWhole(checkpoint, 'a run in one process');
   function experimentOf(own: Config, given?: Partition): Experiment {
-    const parted = given ?? partition(dataset, partitionOptions(own, report));
+    const shared = groupConfigs(own).map((group, i) => sharedUsers(datasets[i]!, group, own.seed));
+    const parted = given ?? partitionOf(own, shared, report);
+    const groups = groupConfigs(own).map(
+      ({ name }, i): Group => ({
+        ...(name !== undefined && { name }),
+        dataset: shared[i]!,
+        recommender: backend.recommenders[i]!.recommender,
+      }),
+    );
     return {
       config: own,
-      dataset,
+      data: factsOf(datasets),
+      groups,
       partition: parted,
-      clients: clientData(own, dataset, parted, backend),
-      recommender,
+      clients: groups.flatMap((group, i) =>
+        clientData(own, group, parted, { ...backend, ...backend.recommenders[i]! }),
+      ),
       modelHash: checkpoint.hash,
       format,
+      initialParameters: () => backend.initialParameters(own.seed),
       sharing: experimentOf,
       dispose: () => backend.dispose(),
     };
@@ -91,8 +119,23 @@ export async function openExperiment(
   return experimentOf(config, known);
 }
 
-export function partitionOptions(
-  { partition: p, federation, seed }: Config,
+/** How the users of all groups are cut into clients. */
+export function partitionOf(
+  config: Config,
+  datasets: readonly Dataset[],
+  report: Report = () => {},
+): Partition {
+  return joinPartitions(
+    groupConfigs(config).map(({ name, partition: method }, i) => ({
+      ...(name !== undefined && { group: name }),
+      partition: partition(datasets[i]!, partitionOptions(config, method, report)),
+    })),
+  );
+}
+
+function partitionOptions(
+  { federation, seed }: Config,
+  p: Config['partition'],
   report: Report,
 ): Parameters<typeof partition>[1] {
   if (federation.strategy === 'centralized') return { method: 'random', clients: 1, seed };
@@ -113,20 +156,23 @@ export function partitionOptions(
   }
 }
 
-/** Samples are drawn over all users, then go to the clients of their users. */
+/** Samples are drawn over all users of a group, then go to the clients of their users. */
 function clientData(
   config: Config,
-  { users }: Dataset,
+  group: Group,
   { clients }: Partition,
-  backend: Backend,
+  backend: ModelParts & CatalogueRecommender,
 ): ClientData[] {
   const { data, seed } = config;
+  const { users } = group.dataset;
+  const purpose = (part: string) => (group.name === undefined ? part : `${part} of ${group.name}`);
   const drawn = {
-    train: subset(users.flatMap(trainingSamples), data.trainSamples, seed, 'train'),
-    validation: subset(users.flatMap(validationSamples), data.validationSamples, seed, 'validation'),
-    test: subset(users.flatMap(testSamples), data.testUsers, seed, 'test'),
+    train: subset(users.flatMap(trainingSamples), data.trainSamples, seed, purpose('train')),
+    validation: subset(users.flatMap(validationSamples), data.validationSamples, seed, purpose('validation')),
+    test: subset(users.flatMap(testSamples), data.testUsers, seed, purpose('test')),
   };
-  const clientOf = new Map(clients.flatMap(({ name, users: ids }) => ids.map((id) => [id, name] as const)));
+  const own = clients.filter((client) => client.group === group.name);
+  const clientOf = new Map(own.flatMap(({ name, users: ids }) => ids.map((id) => [id, name] as const)));
   const byClient = <T>(list: readonly T[], user: (entry: T) => string) =>
     Map.groupBy(list, (e) => clientOf.get(user(e))!);
   const grouped = {
@@ -135,10 +181,11 @@ function clientData(
     validation: byClient(drawn.validation, ({ user }) => user),
     test: byClient(drawn.test, ({ user }) => user),
   };
-  return clients.map(({ name }) => {
+  return own.map(({ name }) => {
     const train = grouped.train.get(name) ?? [];
     return {
       name,
+      group,
       users: grouped.users.get(name) ?? [],
       train,
       validation: grouped.validation.get(name) ?? [],
@@ -150,7 +197,11 @@ function clientData(
 }
 
 /** The recommender of a client with the layers that it keeps. */
-function keeping(config: Config, { recommender, layers, keeping: open }: Backend, client: string) {
+function keeping(
+  config: Config,
+  { recommender, layers, keeping: open }: ModelParts & CatalogueRecommender,
+  client: string,
+) {
   const { layerCount } = layers.model;
   const k = keptLayers(config, client, layerCount);
   if (k === undefined) return { recommender, holds: () => true };
@@ -159,8 +210,9 @@ function keeping(config: Config, { recommender, layers, keeping: open }: Backend
 }
 
 /** The common start of all clients: what any of them has a part in. */
-export async function initialParameters({ recommender, clients, config }: Experiment): Promise<NamedTensors> {
-  const all = await recommender.initialParameters(config.seed);
+export async function initialParameters(experiment: Experiment): Promise<NamedTensors> {
+  const { clients } = experiment;
+  const all = await experiment.initialParameters();
   return new Map([...all].filter(([name]) => clients.some(({ holds }) => holds(name))));
 }
 

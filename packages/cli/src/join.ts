@@ -25,6 +25,7 @@ import {
 import { type AnyCheckpoint, type Backend, openAny, openBackend } from './backends.ts';
 import { type Config, ConfigError, parseConfig } from './config.ts';
 import { runtimeOf, trainOptions } from './experiment.ts';
+import { type GroupConfig, groupConfigs } from './groups.ts';
 import { type Progress, silent } from './progress.ts';
 
 export interface JoinOptions {
@@ -115,7 +116,12 @@ async function takePart(
   const { client, settingsJson } = connection.session();
   const config = settingsFor(o, settingsJson);
   progress.line(`joined as ${client}`);
-  const backend = await openBackend(config, { dataset, runtime: runtimeOf(config), report: progress.report });
+  const [own] = groupConfigs(config) as [GroupConfig];
+  const backend = await openBackend(config, {
+    catalogues: [{ ...own, catalogue: dataset.catalogue }],
+    runtime: runtimeOf(config),
+    report: progress.report,
+  });
   try {
     const { recommender, middle } = recommenderOf(backend, config, connection, o);
     let result = { metrics: {} as Readonly<Record<string, number>>, testUsers: 0 };
@@ -183,13 +189,14 @@ function settingsFor({ data, model, cache, threads, k, microBatch }: JoinOptions
 }
 
 function recommenderOf(backend: Backend, config: Config, connection: Connection, o: JoinOptions) {
-  if (o.k === undefined) return { recommender: backend.recommender };
+  const { recommender, keeping } = backend.recommenders[0]!;
+  if (o.k === undefined) return { recommender };
   const middle = remoteMiddle({
     call: (attempt) => connection.call(LayersService, attempt),
     encoding: o.activations,
     trains: config.split.adapters === 'all-layers',
   });
-  return { recommender: backend.keeping(o.k, middle), middle };
+  return { recommender: keeping(o.k, middle), middle };
 }
 
 type Samples = Readonly<Record<'train' | 'validation' | 'test', ReturnType<typeof testSamples>>>;

@@ -40,13 +40,13 @@ export async function recommend(
       `recommend: the run has no client "${client}"; clients: ${partition.clients.map(({ name }) => name).join(', ')}`,
     );
   const experiment = await openStored(directory, run, progress.report);
-  const { dataset } = experiment;
   const store = await openRun(directory, storeFormat(experiment));
   try {
-    const items = history.map((text) => findItem(dataset.catalogue, text));
     const best = await store.best(client);
     const initial = await initialParameters(experiment);
     const own = experiment.clients.find(({ name }) => name === client)!;
+    const { catalogue } = own.group.dataset;
+    const items = history.map((text) => findItem(catalogue, text));
     const parameters = best ? recommendingWith(config, best.parameters) : startOf(own, initial);
     const table = best && (await itemTables(config, store, initial).of(client, best.round + 1));
     const options = { k, seed: config.seed, ...(table && { items: table }) };
@@ -57,7 +57,7 @@ export async function recommend(
     );
     return {
       ...(found!.answer !== undefined && { answer: found!.answer }),
-      items: found!.items.map(({ item, score }) => ({ ...pick(dataset.catalogue, item), score })),
+      items: found!.items.map(({ item, score }) => ({ ...pick(catalogue, item), score })),
     };
   } finally {
     await store.close();

@@ -23,9 +23,8 @@ export const shownMetrics = {
   'ndcg@20': 'N@20',
 } as const;
 const titles = Object.values(shownMetrics);
-const cells = (metrics: Metrics) =>
-  Object.keys(shownMetrics).map((name) => (metrics[name] === undefined ? '-' : metrics[name].toFixed(4)));
-const number = (x: number | undefined) => (x === undefined ? '-' : x.toFixed(3));
+const cells = (metrics: Metrics) => Object.keys(shownMetrics).map((name) => number(metrics[name], 4));
+const number = (x: number | undefined, digits = 3) => (x === undefined ? '-' : x.toFixed(digits));
 
 /** Per client: users, samples, losses, metrics; then all users, and the spread. */
 export function clientTable({ clients, pooled, spread }: RunResult): string {
@@ -52,6 +51,19 @@ export function clientTable({ clients, pooled, spread }: RunResult): string {
   const header = ['client', 'users', 'train', 'test', 'first loss', 'last loss', ...titles];
   const worst = `R@10 over clients: standard deviation ${spread.deviation.toFixed(4)}, worst ${spread.worst.client} (${spread.worst.value.toFixed(4)})`;
   return `${table(header, rows)}\n${worst}`;
+}
+
+/** Per group: its catalogue and users, metrics, and the floors over its own catalogue; empty where all are one. */
+export function groupTable({ groups = [] }: RunResult): string {
+  if (groups.length < 2) return '';
+  const rows = groups.map(({ group, items, users, testUsers, metrics, floors }) => [
+    group!,
+    ...[items, users, testUsers].map(String),
+    ...cells(metrics),
+    ...Object.values(floors).map((floor) => number(floor['recall@10'], 4)),
+  ]);
+  const floors = Object.keys(groups[0]!.floors).map((floor) => `R@10 ${floor}`);
+  return table(['group', 'items', 'users', 'test', ...titles, ...floors], rows);
 }
 
 /** Strategies beside each other, over all users, above the floors. */

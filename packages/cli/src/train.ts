@@ -14,9 +14,10 @@ import {
   spread,
 } from '@fellrec/recsys';
 import { type UserMetrics, writeUserMetrics } from './compare/user-metrics.ts';
-import { type Config, completed, configSchema, parseConfig } from './config.ts';
+import { type Config, ConfigError, completed, configSchema, parseConfig } from './config.ts';
 import {
   type Experiment,
+  type Group,
   initialParameters,
   inProcessClients,
   openExperiment,
@@ -25,6 +26,7 @@ import {
   startOf,
   storeFormat,
 } from './experiment.ts';
+import { groupConfigs, userKey } from './groups.ts';
 import { itemTables } from './item-tables.ts';
 import { type Progress, silent } from './progress.ts';
 import { federationStart, recommendingWith, strategyOf } from './strategy.ts';
@@ -46,6 +48,20 @@ export interface ClientResult {
   readonly metrics: Metrics;
 }
 
+/** Users with one catalogue. */
+export interface GroupResult {
+  /** None where all clients are one group. */
+  readonly group?: string;
+  /** Of the data set. */
+  readonly data: string;
+  readonly items: number;
+  readonly users: number;
+  readonly testUsers: number;
+  /** Mean over its test users. */
+  readonly metrics: Metrics;
+  readonly floors: Readonly<Record<Floor, Metrics>>;
+}
+
 export interface RunResult {
   readonly name: string;
   readonly strategy: string;
@@ -58,6 +74,8 @@ export interface RunResult {
   readonly spread: Spread;
   /** Of the data in this process; none where it is with the clients. */
   readonly floors: Readonly<Partial<Record<Floor, Metrics>>>;
+  /** One behind the other; none where data is with the clients. */
+  readonly groups?: readonly GroupResult[];
   readonly popularityCosine?: number;
   /** Test users whose oldest history was dropped to fit the context. */
   readonly truncatedTests: number;
@@ -81,6 +99,10 @@ export async function train(
   config: Config,
   { resume, force, progress = silent, experiment: given }: TrainOptions = {},
 ): Promise<RunResult> {
+  if (config.federation.strategy === 'centralized' && groupConfigs(config).length > 1)
+    throw new ConfigError(
+      'centralized: the groups have catalogues of their own, which one client cannot hold; take fedavg',
+    );
   const started = performance.now();
   const directory = runDirectory(config);
   const known = resume ? await readPartition(directory) : undefined;
@@ -145,7 +167,7 @@ async function evaluateRun(
   progress: Progress,
   started: number,
 ): Promise<{ readonly result: RunResult; readonly users: UserMetrics }> {
-  const { config, clients, dataset } = experiment;
+  const { config, clients } = experiment;
   const history = await store.history();
   const initial = await initialParameters(experiment);
   const tables = itemTables(config, store, initial);
@@ -155,7 +177,7 @@ async function evaluateRun(
   const results: ClientResult[] = [];
   const perClient = new Map<string, Metrics>();
   for (const client of clients) {
-    const { name, users: own, train: samples, test, truncated } = client;
+    const { name, group, users: own, train: samples, test, truncated } = client;
     const best = await store.best(name);
     const before = users.size;
     const parameters = best ? recommendingWith(config, best.parameters) : startOf(client, initial);
@@ -169,7 +191,7 @@ async function evaluateRun(
             ...(items && { items }),
             onProgress: (done) => progress.report('test users', before + done, total),
           });
-    for (const [i, { user }] of test.entries()) users.set(user, found.metrics[i]!);
+    for (const [i, { user }] of test.entries()) users.set(userKey(group.name, user), found.metrics[i]!);
     truncatedTests += found.truncated;
     const metrics = meanMetrics(found.metrics);
     if (found.metrics.length > 0) perClient.set(name, metrics);
@@ -185,9 +207,7 @@ async function evaluateRun(
       metrics,
     });
   }
-  const test = clients.flatMap((client) => client.test);
-  const floor = (kind: Floor) =>
-    meanMetrics(floorMetrics(kind, test, dataset.users, dataset.catalogue.items.length, config.seed));
+  const groups = experiment.groups.map((group) => groupResult(group, experiment, users));
   if (perClient.size === 0) throw new Error('train: no client has a test user; there is nothing to evaluate');
   const result = {
     name: config.name,
@@ -198,20 +218,42 @@ async function evaluateRun(
     pooled: meanMetrics([...users.values()]),
     truncatedTests,
     spread: spread('recall@10', perClient),
-    floors: Object.fromEntries(floors.map((kind) => [kind, floor(kind)])) as Record<Floor, Metrics>,
+    floors: floorsOf((kind) => meanMetrics(groups.flatMap(({ floors }) => floors[kind]))),
+    groups: groups.map(({ floors: ofUsers, ...group }) => ({
+      ...group,
+      floors: floorsOf((kind) => meanMetrics(ofUsers[kind])),
+    })),
     popularityCosine: experiment.partition.popularityCosine,
     seconds: (performance.now() - started) / 1000,
   };
   return { result, users };
 }
 
+const floorsOf = <T>(of: (floor: Floor) => T) =>
+  Object.fromEntries(floors.map((floor) => [floor, of(floor)])) as Record<Floor, T>;
+
+/** What a group's users got, and each of them from the floors. */
+function groupResult({ name, dataset }: Group, { clients, config }: Experiment, users: UserMetrics) {
+  const test = clients.filter(({ group }) => group.name === name).flatMap((client) => client.test);
+  const items = dataset.catalogue.items.length;
+  return {
+    ...(name !== undefined && { group: name }),
+    data: dataset.name,
+    items,
+    users: dataset.users.length,
+    testUsers: test.length,
+    metrics: meanMetrics(test.map(({ user }) => users.get(userKey(name, user))!)),
+    floors: floorsOf((floor) => floorMetrics(floor, test, dataset.users, items, config.seed)),
+  };
+}
+
 async function openStore(
   experiment: Experiment,
   o: { directory: string; resume: boolean | undefined; force: boolean | undefined },
 ): Promise<RunStore> {
-  const { config, partition, dataset, modelHash } = experiment;
+  const { config, partition, data, modelHash } = experiment;
   const format = storeFormat(experiment);
-  const record = { ...config, dataset: { name: dataset.name, hash: dataset.hash }, modelHash };
+  const record = { ...config, dataset: data, modelHash };
   if (!o.resume)
     return createRun(o.directory, { config: record, clients: partition, force: o.force ?? false }, format);
   // Before the store is opened, which clears away what these settings do not keep.
@@ -226,7 +268,9 @@ async function openStore(
 
 /** Settings of a stored run that are others now, and matter: with others its rounds would have computed something else. */
 export function changesOf(stored: Readonly<Record<string, unknown>>, record: object): string[] {
-  return differences(storedSettings(stored), record).filter((key) => !changeable.has(key));
+  return differences(storedSettings(stored), record).filter(
+    (key) => !changeable.has(key.replace(/\.\d+\./, '.')),
+  );
 }
 
 /** A stored configuration, with defaults for settings that are younger than the run. */
@@ -246,6 +290,7 @@ const changeable = new Set([
   'cache',
   'runs',
   'data.path',
+  'groups.path',
   'model.path',
 ]);
 
@@ -280,7 +325,10 @@ export async function openStored(
   const { modelHash, dataset } = stored as { modelHash?: string; dataset?: { hash?: string } };
   const other = [
     experiment.modelHash !== modelHash && `the model in ${config.model.path}`,
-    experiment.dataset.hash !== dataset?.hash && `the data in ${config.data.path}`,
+    experiment.data.hash !== dataset?.hash &&
+      `the data in ${groupConfigs(config)
+        .map(({ path }) => path)
+        .join(', ')}`,
   ].filter((what) => typeof what === 'string');
   if (other.length === 0) return experiment;
   await experiment.dispose();

@@ -12,6 +12,7 @@ export { type Dataset, type DatasetStats, datasetStats, type SplitName, type Use
 export { type Floor, floorMetrics, floors, popularity } from './floors.ts';
 export { cutoffs, type Metrics, meanMetrics, metricsOf, type Spread, spread } from './metrics.ts';
 export {
+  joinPartitions,
   type Likeness,
   type Partition,
   type PartitionMethod,

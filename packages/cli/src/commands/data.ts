@@ -4,12 +4,12 @@ import {
   datasetStats,
   exportRecBole,
   importDataset,
-  partition,
   readDataset,
   writeUsers,
 } from '@fellrec/recsys';
 import { ConfigError, loadConfig } from '../config.ts';
-import { partitionOptions } from '../experiment.ts';
+import { partitionOf } from '../experiment.ts';
+import { groupConfigs, readGroups, sharedUsers } from '../groups.ts';
 import { print } from '../output.ts';
 import { table } from '../table.ts';
 
@@ -80,17 +80,17 @@ export async function runPartition({
   json,
 }: PartitionFlags): Promise<void> {
   const config = await loadConfig(file, set);
-  const dataset = await readDataset(config.data.path);
-  const { clients } = partition(
-    dataset,
-    partitionOptions(config, () => {}),
-  );
-  for (const { name, users } of clients)
-    await writeUsers(config.data.path, join(output, name), {
-      name: `${dataset.name}, ${name}`,
+  const groups = groupConfigs(config);
+  const datasets = (await readGroups(config)).map((one, i) => sharedUsers(one, groups[i]!, config.seed));
+  const { clients } = partitionOf(config, datasets);
+  for (const { name, group, users } of clients) {
+    const own = groups.findIndex((one) => one.name === group);
+    await writeUsers(groups[own]!.path, join(output, name), {
+      name: `${datasets[own]!.name}, ${name}`,
       users,
       force,
     });
+  }
   const made = clients.map(({ name, users }) => ({
     client: name,
     folder: join(output, name),

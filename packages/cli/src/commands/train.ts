@@ -2,7 +2,7 @@ import { join } from 'node:path';
 import { loadConfig } from '../config.ts';
 import { print } from '../output.ts';
 import { type Progress, progressOn } from '../progress.ts';
-import { clientTable, comparisonTable } from '../table.ts';
+import { clientTable, comparisonTable, groupTable } from '../table.ts';
 import { type RunResult, train } from '../train.ts';
 
 interface Options {
@@ -40,10 +40,10 @@ export async function addReport(directory: string, progress: Progress): Promise<
 }
 
 export function describeRun(result: RunResult): string {
-  const dropped = droppedHistory(result);
+  const [dropped, groups] = [droppedHistory(result), groupTable(result)];
   return `${clientTable(result)}
 
-${comparisonTable([result])}
+${groups && `${groups}\n\n`}${comparisonTable([result])}
 ${dropped && `\n${dropped}\n`}
 ${popularity(result)}The run's files: ${result.directory}`;
 }

@@ -49,8 +49,8 @@ export async function compare(config: Config, o: CompareOptions): Promise<Compar
         });
         if (failure === undefined) trials.push(await readTrial(directory, method));
         else {
-          const { name, hash } = shared.dataset;
-          trials.push({ method, seed, directory, data: { name, hash }, users: new Map(), missing: failure });
+          const { data } = shared;
+          trials.push({ method, seed, directory, data, users: new Map(), missing: failure });
         }
       }
     }

@@ -8,6 +8,7 @@ import {
   type Partition,
   pairedBootstrap,
 } from '@fellrec/recsys';
+import { userKey } from '../groups.ts';
 import { shownMetrics } from '../table.ts';
 import type { ClientSpread, ComparedClient, ComparedMethod, Comparison, MixingAgreement } from './result.ts';
 import type { UserMetrics } from './user-metrics.ts';
@@ -182,8 +183,8 @@ function clientsOf(
   partition: TrialRun['partition'] | undefined,
 ): ComparedClient[] {
   const last = run?.rounds.at(-1);
-  return (partition?.clients ?? []).map(({ name, users: ids }) => {
-    const own = ids.map((id) => users.get(id)).filter((metrics) => metrics !== undefined);
+  return (partition?.clients ?? []).map(({ name, group, users: ids }) => {
+    const own = ids.map((id) => users.get(userKey(group, id))).filter((metrics) => metrics !== undefined);
     // One that has no validation samples goes by the others', and the one client of `centralized` is none of these.
     const judges = run?.strategy !== 'centralized' && (last?.validation[name]?.samples ?? 0) > 0;
     const loss = judges ? last?.best[name]?.loss : undefined;

@@ -11,7 +11,8 @@ import {
   type Sample,
 } from '@fellrec/recsys';
 import type { Config } from '../config.ts';
-import { type Experiment, runtimeOf } from '../experiment.ts';
+import { type Experiment, type Group, runtimeOf } from '../experiment.ts';
+import { userKey } from '../groups.ts';
 import type { Progress } from '../progress.ts';
 import { readIfThere } from '../read-if-there.ts';
 import type { Ranking } from './methods.ts';
@@ -31,9 +32,9 @@ export interface StoredRanking {
 
 /** What a ranking depends on. */
 export function rankingSettings(ranking: Ranking, config: Config): unknown {
-  const { seed, data, evaluation, recommender, model, generation, recformer, domain } = config;
+  const { seed, data, groups, evaluation, recommender, model, generation, recformer, domain } = config;
   const { trainSamples: _, ...tested } = data;
-  const common = { seed, data: tested, evaluation };
+  const common = { seed, data: tested, groups, evaluation };
   return ranking === 'zero-shot' ? { ...common, recommender, model, generation, recformer, domain } : common;
 }
 
@@ -56,20 +57,24 @@ export async function storeRanking(
   experiment: Experiment,
   progress: Progress,
 ): Promise<void> {
-  const { config, dataset, modelHash } = experiment;
+  const { config, data, groups, clients, modelHash } = experiment;
   const started = performance.now();
-  const test = experiment.clients.flatMap((client) => client.test);
-  const metrics = await metricsOf(ranking, test, experiment, progress);
+  const users = new Map<string, Metrics>();
+  for (const group of groups) {
+    const test = clients.filter((client) => client.group === group).flatMap((client) => client.test);
+    const metrics = await metricsOf(ranking, test, group, config, progress);
+    for (const [i, { user }] of test.entries()) users.set(userKey(group.name, user), metrics[i]!);
+  }
   const stored: StoredRanking = {
     ranking,
     settings: rankingSettings(ranking, config),
     seed: config.seed,
-    data: { name: dataset.name, hash: dataset.hash },
+    data,
     ...(ranking === 'zero-shot' && { model: { path: config.model.path, hash: modelHash } }),
     seconds: (performance.now() - started) / 1000,
   };
   await placeWhole(directory, async (aside) => {
-    await writeUserMetrics(aside, new Map(test.map(({ user }, i) => [user, metrics[i]!])));
+    await writeUserMetrics(aside, users);
     await writeWhole(join(aside, file), `${JSON.stringify(stored, undefined, 2)}\n`);
   });
 }
@@ -77,7 +82,8 @@ export async function storeRanking(
 async function metricsOf(
   ranking: Ranking,
   test: readonly Sample[],
-  { config, dataset, recommender }: Experiment,
+  { dataset, recommender }: Group,
+  config: Config,
   progress: Progress,
 ): Promise<readonly Metrics[]> {
   const { seed, evaluation } = config;

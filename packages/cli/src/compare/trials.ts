@@ -1,8 +1,8 @@
 // What a method did with one seed, read from its folder: a run that was trained, or a ranking.
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
-import { datasetHash } from '@fellrec/recsys';
 import type { Config } from '../config.ts';
+import { dataHash } from '../groups.ts';
 import { type RunFiles, readRunFiles } from '../report/run-files.ts';
 import { changesOf, readRun } from '../train.ts';
 import type { Trial } from './compared.ts';
@@ -17,7 +17,7 @@ export function hasBegun(directory: string): boolean {
 
 /** Whether a method's result is there, made with these settings on the data that is there now. */
 export async function isStored(directory: string, method: Method, config: Config): Promise<boolean> {
-  const hash = await datasetHash(config.data.path);
+  const hash = await dataHash(config);
   if (isRanking(method)) {
     const found = await readRanking(directory);
     return found?.data.hash === hash && isSame(found.settings, rankingSettings(method, config));
@@ -65,7 +65,11 @@ function trialOfRun(
       `compare: the clients of ${directory} were remote, and what each user got is with them; compare runs of one process`,
     );
   const lacks = missing ?? (users ? undefined : 'it has no metrics of users: go on with --resume');
-  const clients = partition.clients.map(({ name, users = [] }) => ({ name, users }));
+  const clients = partition.clients.map(({ name, group, users = [] }) => ({
+    name,
+    ...(group !== undefined && { group }),
+    users,
+  }));
   const { likeness } = partition;
   return {
     method: method ?? methodOf(config),

@@ -1,5 +1,6 @@
 // What the clients' parameters are worth: metrics per client, beside what ranking without learning reaches.
 import { bootstrap, type Interval } from '@fellrec/recsys';
+import { userKey } from '../groups.ts';
 import { shownMetrics } from '../table.ts';
 import {
   type Figure,
@@ -57,7 +58,9 @@ export const cells = (metrics: Readonly<Record<string, number>>) =>
   Object.keys(shownMetrics).map((name) => fixed(metrics[name], 4));
 
 function metricsOf({ partition, users, config }: RunFiles, { clients }: ResultFile): ClientMetrics[] {
-  const members = new Map(partition.clients.map(({ name, users: ids = [] }) => [name, ids]));
+  const members = new Map(
+    partition.clients.map(({ name, group, users: ids = [] }) => [name, ids.map((id) => userKey(group, id))]),
+  );
   return clients.map(({ client, testUsers, bestRound, metrics }) => {
     const recalls = (members.get(client) ?? []).flatMap((id) => users?.get(id)?.['recall@10'] ?? []);
     // Of another number of users than the result's, they are of another evaluation; where all are alike, resampling

@@ -17,7 +17,7 @@ const configFile = z.looseObject({
   name: z.string(),
   seed: z.number(),
   recommender: z.string().default('bigrec'),
-  data: z.looseObject({ path: z.string() }).optional(),
+  data: z.looseObject({ path: z.string().optional() }).optional(),
   model: z.looseObject({ path: z.string() }),
   federation: z.looseObject({ strategy: z.string(), rounds: count, patience: count }),
   /** None of a run with remote clients. */
@@ -33,6 +33,7 @@ const clientsFile = z
       .array(
         z.object({
           name: z.string(),
+          group: z.string().optional(),
           users: z.array(z.string()).optional(),
           trainSamples: count.optional(),
           validationSamples: count.optional(),
@@ -92,6 +93,19 @@ const resultFile = z.object({
     }),
   ),
   pooled: metrics,
+  groups: z
+    .array(
+      z.object({
+        group: z.string().optional(),
+        data: z.string(),
+        items: count,
+        users: count,
+        testUsers: count,
+        metrics,
+        floors: z.record(z.string(), metrics),
+      }),
+    )
+    .optional(),
   spread: z.object({ deviation: z.number(), worst: z.object({ client: z.string(), value: z.number() }) }),
   floors: z.record(z.string(), metrics),
   truncatedTests: count,

@@ -7,7 +7,7 @@ import { maxHeatClients, maxTableClients } from './limits.ts';
 import { count, duration, fixed, missing } from './numbers.ts';
 import type { Section } from './page.ts';
 import { lossSection, mixingSection, warmthSection } from './rounds.ts';
-import type { RunFiles } from './run-files.ts';
+import type { ResultFile, RunFiles } from './run-files.ts';
 
 /** `group` names the run's controls: different for each run of a page. */
 export async function runSections(run: RunFiles, group: string): Promise<Section[]> {
@@ -57,8 +57,33 @@ ${
       ...Object.entries(result.floors).map(([floor, metrics]) => [`floor: ${floor}`, '', ...cells(metrics)]),
     ],
   })
-}`,
+}
+${result?.groups && groupTable(result.groups)}`,
   };
+}
+
+/** Data sets; of several, also what came of each, which ranks its own items only. */
+function groupTable(groups: NonNullable<ResultFile['groups']>): Html {
+  const facts = ['items', 'users', 'test users'];
+  const of = ({ items, users, testUsers }: (typeof groups)[number]) => [items, users, testUsers].map(count);
+  if (groups.length === 1)
+    return htmlTable({
+      caption: 'Data set',
+      header: ['', ...facts],
+      rows: groups.map((one) => [one.data, ...of(one)]),
+    });
+  const floors = Object.keys(groups[0]!.floors);
+  return htmlTable({
+    caption: 'Groups, each over its own catalogue',
+    header: ['', 'data set', ...facts, ...Object.values(shownMetrics), ...floors.map((one) => `R@10 ${one}`)],
+    rows: groups.map((one) => [
+      one.group ?? one.data,
+      one.data,
+      ...of(one),
+      ...cells(one.metrics),
+      ...floors.map((floor) => fixed(one.floors[floor]?.['recall@10'], 4)),
+    ]),
+  });
 }
 
 function partitionSection({ partition, rounds, result }: RunFiles): Section {

@@ -17,8 +17,14 @@ export type PartitionOptions = PartitionMethod & {
 };
 
 export interface Partition {
-  readonly method: PartitionMethod['method'];
-  readonly clients: readonly { readonly name: string; readonly users: readonly string[] }[];
+  /** 'groups': each group's users have a partition of their own. */
+  readonly method: PartitionMethod['method'] | 'groups';
+  readonly clients: readonly {
+    readonly name: string;
+    /** Users' and items' ids mean something within it only; none where all clients share one catalogue. */
+    readonly group?: string;
+    readonly users: readonly string[];
+  }[];
   /**
    * Mean cosine between the training popularity of items at two clients: near 1 the partition says nothing (users of
    * the full Games data in five random parts: 0.94), 0.1 to 0.3 is a partition by taste.
@@ -41,10 +47,54 @@ export function partition(dataset: Dataset, options: PartitionOptions): Partitio
   const groups = groupUsers(dataset, options);
   const clients = [...groups].map(([name, users]) => ({ name, users: users.map(({ id }) => id) }));
   const likeness = likenessOf(dataset, [...groups.values()]);
-  const between = likeness.popularityCosine.flatMap((row, a) => row.slice(a + 1));
-  const popularityCosine =
-    between.length === 0 ? 1 : between.reduce((sum, value) => sum + value, 0) / between.length;
-  return { method: options.method, clients, popularityCosine, likeness };
+  return {
+    method: options.method,
+    clients,
+    popularityCosine: meanBetween(likeness.popularityCosine),
+    likeness,
+  };
+}
+
+/**
+ * The clients of several groups, one group behind the other and called after it. Those of different groups have no item
+ * in common. One without a group's name stays as it is. @throws if two clients would have one name.
+ */
+export function joinPartitions(
+  parts: readonly { readonly group?: string; readonly partition: Partition }[],
+): Partition {
+  const [first] = parts;
+  if (parts.length === 1 && first!.group === undefined) return first!.partition;
+  const clients = parts.flatMap(({ group, partition }) =>
+    partition.clients.map(({ name, users }) => ({
+      name: partition.clients.length === 1 ? group! : `${group}-${name.replace(/^client-/, '')}`,
+      group: group!,
+      users,
+    })),
+  );
+  const names = clients.map(({ name }) => name);
+  const twice = names.find((name, i) => names.indexOf(name) !== i);
+  if (twice !== undefined)
+    throw new Error(`partition: two clients would be called ${twice}; name the groups otherwise`);
+  const sizes = parts.map(({ partition }) => partition.clients.length);
+  const blocks = (of: (likeness: Likeness) => readonly (readonly number[])[]) =>
+    parts.flatMap(({ partition }, p) => {
+      const before = sizes.slice(0, p).reduce((sum, size) => sum + size, 0);
+      const after = clients.length - before - sizes[p]!;
+      return of(partition.likeness!).map((row) => [...zeros(before), ...row, ...zeros(after)]);
+    });
+  const likeness = {
+    popularityCosine: blocks(({ popularityCosine }) => popularityCosine),
+    itemOverlap: blocks(({ itemOverlap }) => itemOverlap),
+  };
+  return { method: 'groups', clients, popularityCosine: meanBetween(likeness.popularityCosine), likeness };
+}
+
+const zeros = (count: number) => new Array<number>(count).fill(0);
+
+/** Mean over pairs of different clients; 1 of one alone. */
+function meanBetween(matrix: readonly (readonly number[])[]): number {
+  const pairs = matrix.flatMap((row, a) => row.slice(a + 1));
+  return pairs.length === 0 ? 1 : pairs.reduce((sum, value) => sum + value, 0) / pairs.length;
 }
 
 function groupUsers(dataset: Dataset, options: PartitionOptions): Map<string, User[]> {

@@ -1,0 +1,207 @@
+// Organisations with users and a catalogue each: ids mean nothing outside their group.
+import { readFile, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { floorMetrics, importDataset, meanMetrics, readDataset, testSamples } from '@fellrec/recsys';
+import { afterAll, beforeAll, expect, test, vi } from 'vitest';
+import type { Comparison } from '../src/compare/result.ts';
+import type { RunResult } from '../src/train.ts';
+import { embeddedModel, fellrec, readJson, type Workspace, workspace } from './shared.ts';
+
+vi.setConfig({ testTimeout: 120_000, hookTimeout: 120_000 });
+
+const shops = ['nintendo', 'playstation'] as const;
+
+let place: Workspace;
+let result: RunResult;
+const folder = (shop: string) => join(place.folder, shop);
+const groups = (...more: object[]) => [
+  ...shops.map((name) => ({ name, path: name, partition: { method: 'random', clients: 2 } })),
+  ...more,
+];
+
+/** A configuration whose data are the shops. */
+async function config(settings: object = {}): Promise<string> {
+  const base = {
+    runs: join(place.folder, 'runs'),
+    cache: join(place.folder, 'cache'),
+    threads: 1,
+    groups: groups(),
+    data: { trainSamples: 12, validationSamples: 6, testUsers: 20 },
+    model: { path: embeddedModel, maxTokens: 288 },
+    lora: { rank: 2, alpha: 4 },
+    training: { batchSize: 4, learningRate: 0.003 },
+    generation: { beams: 1, maxNewTokens: 8, batch: 4 },
+    federation: { rounds: 2 },
+  };
+  const file = join(place.folder, `groups-${files++}.json`);
+  await writeFile(file, JSON.stringify({ ...base, ...settings }));
+  return file;
+}
+let files = 0;
+
+beforeAll(async () => {
+  place = await workspace();
+  for (const shop of shops) {
+    const sample = fileURLToPath(new URL(`../quickstart/shops/${shop}`, import.meta.url));
+    await importDataset({
+      interactions: join(sample, 'sequences.tsv'),
+      items: join(sample, 'items.tsv'),
+      columns: { sequence: 'items' },
+      output: folder(shop),
+    });
+  }
+  const { stdout, stderr, code } = await fellrec('train', '-c', await config({ name: 'shops' }), '--json');
+  expect(stderr).not.toContain('fellrec:');
+  expect(code).toBe(0);
+  result = JSON.parse(stdout);
+});
+afterAll(() => place?.remove());
+
+test('each shop draws its own samples, is ranked over its own catalogue, and has floors of its own', async () => {
+  expect(result.clients.map(({ client }) => client)).toEqual([
+    'nintendo-0',
+    'nintendo-1',
+    'playstation-0',
+    'playstation-1',
+  ]);
+  for (const [i, shop] of shops.entries()) {
+    const { catalogue, users } = await readDataset(folder(shop));
+    const found = result.groups![i]!;
+    expect(found).toMatchObject({ group: shop, items: catalogue.items.length, testUsers: 20 });
+    const clients = result.clients.filter(({ client }) => client.startsWith(shop));
+    expect(clients.reduce((sum, { trainSamples }) => sum + trainSamples, 0)).toBe(12);
+    const tested = await testedUsers('shops');
+    const own = users.filter(({ id }) => tested.has(`${shop}/${id}`)).flatMap(testSamples);
+    const floor = floorMetrics('popularity', own, users, catalogue.items.length, 1);
+    expect(found.floors.popularity['ndcg@20']).toBeCloseTo(meanMetrics(floor)['ndcg@20']!, 12);
+  }
+  const [a, b] = result.groups!;
+  expect(result.pooled['recall@20']).toBeCloseTo(
+    (a!.metrics['recall@20']! + b!.metrics['recall@20']!) / 2,
+    12,
+  );
+});
+
+test('a client recommends what its own shop sells, though ids are the same elsewhere', async () => {
+  const [nintendo, playstation] = await Promise.all(shops.map((shop) => readDataset(folder(shop))));
+  const [first] = nintendo!.catalogue.items;
+  const same = playstation!.catalogue.items.find(({ id }) => id === first!.id)!;
+  expect(same.title).not.toBe(first!.title);
+  for (const [client, { catalogue }] of [
+    ['nintendo-1', nintendo!],
+    ['playstation-0', playstation!],
+  ] as const) {
+    const asked = ['--client', client, '--history', first!.id, '-k', '5', '--json'];
+    const { stdout } = await fellrec('recommend', place.run('shops'), ...asked);
+    const { items } = JSON.parse(stdout) as { items: { id: string; title: string }[] };
+    const titles = new Map(catalogue.items.map(({ id, title }) => [id, title]));
+    expect(items.map(({ id }) => titles.get(id))).toEqual(items.map(({ title }) => title));
+    expect(items).toHaveLength(5);
+  }
+  const elsewhere = ['--client', 'nintendo-1', '--history', same.title, '-k', '5'];
+  const { stderr } = await fellrec('recommend', place.run('shops'), ...elsewhere);
+  expect(stderr).toContain(`no item has the id or title "${same.title}"`);
+});
+
+test('goes on, and is evaluated again, with the same numbers', async () => {
+  const parts = (rounds: number) => config({ name: 'parts', federation: { rounds } });
+  await fellrec('train', '-c', await parts(1));
+  const { stdout } = await fellrec('train', '-c', await parts(2), '--resume', '--json');
+  expect(JSON.parse(stdout).groups).toEqual(result.groups);
+  const again = await fellrec('evaluate', place.run('shops'), '--json');
+  expect(JSON.parse(again.stdout).groups).toEqual(result.groups);
+  const report = await readFile(join(place.run('shops'), 'report.html'), 'utf8');
+  expect(report).toContain('Groups, each over its own catalogue');
+});
+
+test('methods and rankings are compared per shop', async () => {
+  const file = await config({ name: 'both', federation: { rounds: 1 } });
+  const methods = ['--methods', 'fellrec,fedavg,popularity,cooccurrence,centralized'];
+  const { stdout, stderr } = await fellrec('compare', '-c', file, ...methods, '--json');
+  const found = JSON.parse(stdout) as Comparison;
+  const of = (name: string) => found.methods.find(({ method }) => method === name)!;
+  expect(of('popularity').metrics['recall@10']).toBeCloseTo(result.floors.popularity!['recall@10']!, 12);
+  expect(
+    of('cooccurrence')
+      .clients.map(({ testUsers }) => testUsers)
+      .reduce((a, b) => a + b),
+  ).toBe(40);
+  expect(of('cooccurrence').users).toBe(40);
+  expect(of('fellrec').clients.map(({ client }) => client)).toEqual(
+    result.clients.map(({ client }) => client),
+  );
+  expect(stderr).toContain('centralized: the groups have catalogues of their own');
+  expect(of('centralized').incomplete).toHaveLength(1);
+});
+
+test('a share is so many users, others with another seed', async () => {
+  const shared = groups().map((group) => ({ ...group, share: 0.25 }));
+  const users = async (seed: number) => {
+    const name = `share-${seed}`;
+    const { stdout } = await fellrec(
+      'train',
+      '-c',
+      await config({ name, seed, groups: shared, federation: { rounds: 1 } }),
+      '--json',
+    );
+    expect((JSON.parse(stdout) as RunResult).groups!.map((group) => group.users)).toEqual([49, 100]);
+    const { clients } = (await readJson(place.run(name), 'clients.json')) as {
+      clients: { users: string[] }[];
+    };
+    return clients.flatMap((client) => client.users).sort();
+  };
+  expect(await users(1)).not.toEqual(await users(2));
+});
+
+test.each([
+  [{ data: { path: 'nintendo' } }, 'the groups have data folders of their own'],
+  [{ groups: undefined }, 'the data folder is missing'],
+  [
+    {
+      groups: [
+        { name: 'a', path: 'nintendo' },
+        { name: 'a', path: 'playstation' },
+      ],
+    },
+    'a is there twice',
+  ],
+  [{ groups: [{ name: 'a/b', path: 'nintendo' }] }, 'letters, digits, "-" and "_" only'],
+  [{ groups: [{ name: 'a', path: 'nintendo', share: 0.001 }] }, 'of the 197 users of a is none'],
+  [
+    {
+      groups: [
+        { name: 'a', path: 'nintendo' },
+        { name: 'b', path: '../'.repeat(9) },
+      ],
+    },
+    'is no data folder',
+  ],
+  [
+    {
+      groups: [
+        { name: 'a', path: 'nintendo' },
+        { name: 'b', path: './nintendo' },
+      ],
+    },
+    'hold the same users and items',
+  ],
+  [
+    {
+      groups: [
+        { name: 'a-1', path: 'nintendo', partition: { method: 'random', clients: 1 } },
+        { name: 'a', path: 'playstation', partition: { method: 'random', clients: 2 } },
+      ],
+    },
+    'two clients would be called a-1',
+  ],
+])('refuses %j', async (settings, said) => {
+  const { stderr, code } = await fellrec('train', '-c', await config({ name: 'refused', ...settings }));
+  expect(code).not.toBe(0);
+  expect(stderr).toContain(said);
+});
+
+async function testedUsers(name: string): Promise<ReadonlySet<string>> {
+  const { users } = (await readJson(place.run(name), 'test-users.json')) as { users: [string][] };
+  return new Set(users.map(([user]) => user));
+}
