@@ -1,7 +1,7 @@
 // What a federation says while it runs. Progress bars, logs, the store and the network listen to it.
 import type { TokenCounts, TrainingProgress } from './client.ts';
 import type { ReadParameters } from './parameters/round-parameters.ts';
-import type { Mixing } from './strategies/strategy.ts';
+import type { Mixing, PreviousRound } from './strategies/strategy.ts';
 
 export interface BestRound {
   readonly round: number;
@@ -21,6 +21,8 @@ export interface FederationState {
   /** Lowest validation loss over all clients. */
   readonly bestOverall: BestRound | undefined;
   readonly roundsWithoutImprovement: number;
+  /** The last round, for strategies that look back; undefined before the first. */
+  readonly previous?: PreviousRound | undefined;
 }
 
 /** A finished round as plain data. Everything by client name but `mixing`, whose rows follow `clients`. */

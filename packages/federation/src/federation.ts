@@ -132,7 +132,8 @@ async function* runRound({
 
   const aggregation = stopwatch();
   const cosines = strategy.similarityOn && between(present, await parameters.cosines(strategy.similarityOn));
-  const mixing = strategy.mix(reports, { round, cosines });
+  const { previous } = before;
+  const mixing = { ...strategy.mix(reports, { round, previous, cosines }), ...(cosines && { cosines }) };
   assertRowStochastic(mixing.matrix, present.length, strategy.name);
   await parameters.mix(amongAll(present, mixing.matrix, clients.length));
   const mixed = parameters.starts();
@@ -153,7 +154,8 @@ async function* runRound({
   const validation = Object.fromEntries(
     validated.map(({ client, loss, samples }) => [client, { loss, samples }]),
   );
-  const state = advance(before, new Map(clients.map(({ name }, c) => [name, mixed[c]!])), validation);
+  const parametersOf = new Map(clients.map(({ name }, c) => [name, mixed[c]!]));
+  const state = { ...advance(before, parametersOf, validation), previous: { clients: names, mixing } };
   const bytes = bytesOf(
     present.map((c) => held[c]!),
     strategy.personal,

@@ -4,6 +4,7 @@ export { type FederateOptions, federate, type SpillOptions } from './federation.
 export type { ReadParameters, SimilarityOn } from './parameters/round-parameters.ts';
 export type { Participation } from './participation.ts';
 export { type Block, type Products, plainProducts, type Rows } from './products/products.ts';
+export type { SimilarityForm } from './similarity-forms.ts';
 export { placeWhole, writeWhole } from './store/files.ts';
 export {
   createRun,
@@ -21,4 +22,10 @@ export {
   personalTensors,
 } from './strategies/ditto.ts';
 export { type FellrecOptions, fellrec, type Heating } from './strategies/fellrec.ts';
-export type { ClientReport, Mixing, RoundStatistics, Strategy } from './strategies/strategy.ts';
+export type {
+  ClientReport,
+  Mixing,
+  PreviousRound,
+  RoundStatistics,
+  Strategy,
+} from './strategies/strategy.ts';

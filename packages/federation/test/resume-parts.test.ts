@@ -50,6 +50,7 @@ const run: Omit<FederateOptions, 'spill'> = {
   ].map(absent),
   strategy: fellrec({
     similarityOn: 'update',
+    similarity: { form: 'relative', smoothing: 0.6 },
     heating: { alpha: 0.7, beta: 3, temperature: 0.5, exponent: 't/beta' },
   }),
   initial: tensors({ embedding: [0, 1], layer: [2, 3, 4], head: [5] }),

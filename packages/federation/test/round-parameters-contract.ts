@@ -72,11 +72,12 @@ export function describeRoundParameters(
         const copies = structuredClone(trained);
         for (const [c, own] of trained.entries()) await parameters.keep(c, own);
         const vectors = trained.map(flat);
-        for (const on of ['update', 'parameters'] as const) {
+        const from = { update: before, displacement: starts.map(() => flat(starts[0]!)) };
+        for (const on of ['update', 'parameters', 'displacement'] as const) {
           const x =
             on === 'parameters'
               ? vectors
-              : vectors.map((v, c) => v.map((value, k) => value - before[c]![k]!));
+              : vectors.map((v, c) => v.map((value, k) => value - from[on][c]![k]!));
           const expected = x.map((a, i) =>
             x.map((b, j) => (i === j ? 1 : dot(a, b) / Math.sqrt(dot(a, a) * dot(b, b)))),
           );

@@ -18,6 +18,7 @@ import {
 } from '../src/index.ts';
 import { inMemory } from '../src/parameters/memory.ts';
 import type { RoundParameters } from '../src/parameters/round-parameters.ts';
+import { expectClose } from './expect-close.ts';
 import { cosinesOf, tensors } from './toy.ts';
 
 interface Case {
@@ -60,7 +61,10 @@ async function trained(updates: readonly Trained[]): Promise<RoundParameters> {
       async () =>
         start,
   );
-  const parameters = await inMemory({ like: updates[0]!.start, starts, products: plainProducts });
+  // The same common start in whatever order the clients are.
+  const common = [...updates[0]!.start].map(([name, { data }]) => [name, data.map(() => 0.5)] as const);
+  const like = tensors(Object.fromEntries(common));
+  const parameters = await inMemory({ like, starts, products: plainProducts });
   for (const [c, update] of updates.entries()) await parameters.keep(c, update.parameters);
   return parameters;
 }
@@ -90,12 +94,6 @@ const updates: Trained[] = fixture.parameters.map((parameters, c) => ({
   loss: fixture.losses[c]!,
   samples: fixture.samples[c]!,
 }));
-
-function expectClose(actual: readonly number[], expected: readonly number[], tolerance: number): void {
-  expect(actual.length).toBe(expected.length);
-  const worst = Math.max(...expected.map((value, i) => Math.abs(value - actual[i]!)));
-  expect(worst).toBeLessThanOrEqual(tolerance);
-}
 
 describe('the fixture', () => {
   it('has 75 cases', () => expect(fixture.cases.length).toBe(75));
@@ -161,7 +159,15 @@ const anyHeating: fc.Arbitrary<Heating> = fc.record({
   exponent: fc.constantFrom('t/beta' as const, '(t+1)/beta' as const, 't+1/beta' as const),
 });
 const anyFellrecOptions: fc.Arbitrary<FellrecOptions> = fc.record({
-  similarityOn: fc.constantFrom('update' as const, 'parameters' as const),
+  similarityOn: fc.constantFrom('update' as const, 'parameters' as const, 'displacement' as const),
+  similarity: fc.option(
+    fc.record({
+      form: fc.constantFrom('shifted' as const, 'relative' as const, 'attention' as const),
+      sharpness: fc.double({ min: 0.1, max: 30, noNaN: true }),
+      smoothing: fc.double({ min: 0, max: 0.99, noNaN: true }),
+    }),
+    { nil: undefined },
+  ),
   heating: fc.oneof(fc.constant(false as const), anyHeating),
 });
 const anyStrategy: fc.Arbitrary<Strategy> = fc.oneof(

@@ -54,6 +54,7 @@ const clients = [
 ];
 const strategy = fellrec({
   similarityOn: 'update',
+  similarity: { form: 'relative', smoothing: 0.6 },
   heating: { alpha: 0.7, beta: 3, temperature: 0.5, exponent: 't/beta' },
 });
 

@@ -2,7 +2,7 @@
 // they trained. They are compared and mixed a block of columns at a time. The files are for one process, not kept.
 import { elementCount, type Float32Tensor, type NamedTensors } from '@fellrec/graph';
 import { distinctRows } from '../mixing.ts';
-import { matrixFile } from './matrix-file.ts';
+import { inBlocks, matrixFile } from './matrix-file.ts';
 import type { RoundParameters, RoundParametersOptions } from './round-parameters.ts';
 
 export async function onDisk(
@@ -44,7 +44,11 @@ export async function onDisk(
     keep: (client, trained) => after.writeRow(client, flatten(trained)),
     gram(on) {
       async function* blocks() {
-        const origins = on === 'update' ? before.blocks() : undefined;
+        const origins = {
+          update: () => before.blocks(),
+          parameters: () => undefined,
+          displacement: () => inBlocks(new Array<Float32Array>(starts.length).fill(flatten(like))),
+        }[on]();
         for await (const rows of after.blocks())
           yield { rows, origins: (await origins?.next())?.value ?? undefined };
       }

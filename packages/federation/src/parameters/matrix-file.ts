@@ -85,6 +85,12 @@ export async function matrixFile(
   };
 }
 
+/** Rows in memory, cut as a file's. */
+export function* inBlocks(rows: Rows): Generator<Rows, void, undefined> {
+  for (let from = 0; from < rows[0]!.length; from += blockColumns)
+    yield rows.map((row) => row.subarray(from, from + blockColumns));
+}
+
 function rowsOf(block: Float32Array, width: number): Rows {
   return Array.from({ length: block.length / width }, (_, row) =>
     block.subarray(row * width, (row + 1) * width),

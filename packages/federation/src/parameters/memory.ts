@@ -21,9 +21,13 @@ export async function inMemory({ like, starts, products }: RoundParametersOption
       after[client] = ordered(trained);
     },
     gram(on) {
+      const origins = {
+        update: (name: string) => rows(before, name),
+        parameters: () => undefined,
+        displacement: (name: string) => after.map(() => like.get(name)!.data),
+      }[on];
       async function* blocks() {
-        for (const name of names)
-          yield { rows: rows(after, name), origins: on === 'update' ? rows(before, name) : undefined };
+        for (const name of names) yield { rows: rows(after, name), origins: origins(name) };
       }
       return products.gram(blocks());
     },

@@ -5,8 +5,12 @@ import type { Products } from '../products/products.ts';
 /** Reads one client's parameters. */
 export type ReadParameters = () => Promise<NamedTensors>;
 
-/** What clients compare: what they learned this round (parameters - start), or the parameters themselves. */
-export type SimilarityOn = 'update' | 'parameters';
+/**
+ * What clients compare: what they learned this round (parameters - start), the parameters themselves, or how far these
+ * are from the common start (parameters - common start). Both of the latter two reinforce themselves: clients that were
+ * mixed are alike from then on, so they are mixed more. Only the update is about the clients' data alone.
+ */
+export type SimilarityOn = 'update' | 'parameters' | 'displacement';
 
 /** Clients go by number. All have the same tensors, which is not checked here. */
 export interface RoundParameters {
@@ -22,7 +26,7 @@ export interface RoundParameters {
 }
 
 export interface RoundParametersOptions {
-  /** Names and dimensions of the tensors, in the order in which clients get them. */
+  /** The common start, whose tensors and dimensions all have, in the order in which clients get them. */
   readonly like: NamedTensors;
   /** What each client starts the first round from. */
   readonly starts: readonly ReadParameters[];

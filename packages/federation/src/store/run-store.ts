@@ -212,8 +212,9 @@ async function openLocked(
         everyone(last).map((client) => [client, () => format.read(join(folder(last.round), client))]),
       );
       const best = new Map(Object.entries(last.best));
-      const { bestOverall, roundsWithoutImprovement } = last;
-      return { nextRound: last.round + 1, parameters, best, bestOverall, roundsWithoutImprovement };
+      const { bestOverall, roundsWithoutImprovement, clients, mixing } = last;
+      const previous = { clients, mixing };
+      return { nextRound: last.round + 1, parameters, best, bestOverall, roundsWithoutImprovement, previous };
     },
     history: async () => Promise.all((await completeRounds()).map(recordOf)),
     best,

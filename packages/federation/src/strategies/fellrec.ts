@@ -1,7 +1,8 @@
 // FELLRec (arXiv 2402.09959): every client mixes the others' parameters by their similarity to its own, and a client
 // that still struggles listens to them less (curriculum heating).
 import type { SimilarityOn } from '../parameters/round-parameters.ts';
-import type { Strategy } from './strategy.ts';
+import { type SimilarityForm, similarities, smoothCosines } from '../similarity-forms.ts';
+import type { ClientReport, RoundStatistics, Strategy } from './strategy.ts';
 
 export interface Heating {
   /** Speed: larger warms everyone faster. */
@@ -17,30 +18,62 @@ export interface Heating {
 export interface FellrecOptions {
   /** 'none': all clients are equally similar, and only heating tells them apart. */
   readonly similarityOn: SimilarityOn | 'none';
+  /** How cosines become similarities (default: shifted, without smoothing). */
+  readonly similarity?: SimilarityForm | undefined;
   /** false: everyone is warm from the start. */
   readonly heating: false | Heating;
   /** Each client mixes in this many others, those most similar to it (default: all). */
   readonly neighbours?: number | undefined;
 }
 
-export function fellrec({ similarityOn, heating, neighbours }: FellrecOptions): Strategy {
+/** @throws if `sharpness` or `smoothing` is out of its range. */
+export function fellrec({
+  similarityOn,
+  similarity: form = { form: 'shifted' },
+  heating,
+  neighbours,
+}: FellrecOptions): Strategy {
+  const { sharpness = 25, smoothing = 0 } = form;
+  if (!(sharpness > 0 && Number.isFinite(sharpness)))
+    throw new Error(`fellrec: the sharpness is ${sharpness}; it must be a number above 0`);
+  if (!(smoothing >= 0 && smoothing < 1))
+    throw new Error(`fellrec: the smoothing is ${smoothing}; it can be 0 or more, and less than 1`);
   return {
     name: 'fellrec',
     ...(similarityOn !== 'none' && { similarityOn }),
-    mix(reports, { round, cosines }) {
+    mix(reports, { round, cosines, previous }) {
       if (!cosines && similarityOn !== 'none')
         throw new Error('fellrec: the cosines between the clients are missing');
-      const similarity = cosines ? similarities(cosines) : reports.map(() => reports.map(() => 1));
+      const smoothed =
+        cosines && smoothing > 0 ? smoothedOf(reports, cosines, previous, smoothing) : undefined;
+      const similarity = cosines
+        ? similarities(smoothed ?? cosines, form)
+        : reports.map(() => reports.map(() => 1));
       const losses = reports.map(({ loss }) => loss);
       const heated = heating ? warmths(losses, round, heating) : undefined;
-      return { matrix: matrixOf(similarity, heated?.warmth, neighbours), similarity, ...heated };
+      return {
+        matrix: matrixOf(similarity, heated?.warmth, neighbours),
+        ...(smoothed && { smoothed }),
+        similarity,
+        ...heated,
+      };
     },
   };
 }
 
-/** d_ij = (s_ij + 1) / 2 of the cosines s, d_ii = 1. */
-function similarities(cosines: readonly (readonly number[])[]): number[][] {
-  return cosines.map((row, i) => row.map((s, j) => (i === j ? 1 : (s + 1) / 2)));
+function smoothedOf(
+  reports: readonly ClientReport[],
+  cosines: readonly (readonly number[])[],
+  previous: RoundStatistics['previous'],
+  smoothing: number,
+): number[][] {
+  const known = previous?.mixing.smoothed;
+  return smoothCosines({
+    cosines,
+    clients: reports.map(({ client }) => client),
+    before: known && { clients: previous.clients, smoothed: known },
+    smoothing,
+  });
 }
 
 /** p = softmax(L / tau) over the clients; w_c = tanh(alpha / p_c^x), x the exponent in round t. */

@@ -10,9 +10,17 @@ export interface ClientReport {
   readonly samples: number;
 }
 
+/** A round that is over; rows of its mixing follow `clients`. */
+export interface PreviousRound {
+  readonly clients: readonly string[];
+  readonly mixing: Mixing;
+}
+
 export interface RoundStatistics {
   /** From 0. */
   readonly round: number;
+  /** The round before; undefined in the first one. */
+  readonly previous?: PreviousRound | undefined;
   /** Between the clients, in the reports' order; where the strategy has a `similarityOn`. */
   readonly cosines?: readonly (readonly number[])[] | undefined;
 }
@@ -20,6 +28,10 @@ export interface RoundStatistics {
 export interface Mixing {
   /** `matrix[c][j]`: the weight of client j's parameters in client c's new ones. Rows sum to 1. */
   readonly matrix: readonly (readonly number[])[];
+  /** This round's, where the strategy has a `similarityOn`; the round adds them. */
+  readonly cosines?: readonly (readonly number[])[];
+  /** Cosines smoothed over rounds, where they are. */
+  readonly smoothed?: readonly (readonly number[])[];
   /** d_ij in [0, 1]. */
   readonly similarity?: number[][];
   /** p_c, the clients' losses after the softmax. */

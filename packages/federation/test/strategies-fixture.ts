@@ -1,0 +1,34 @@
+// What fixtures/strategies.py wrote: six clients in three groups that started the round from different parameters.
+import { readFileSync } from 'node:fs';
+import type { SimilarityForm, SimilarityOn } from '../src/index.ts';
+
+type Matrix = readonly (readonly number[])[];
+
+interface Fixture {
+  readonly common: readonly number[];
+  readonly starts: Matrix;
+  readonly parameters: Matrix;
+  readonly samples: readonly number[];
+  /** By client: of its own parameters, the others' in their order, and its start. */
+  readonly losses: Matrix;
+  readonly cosines: Readonly<Record<SimilarityOn, Matrix>>;
+  /** Of the updates. The matrix is FELLRec's without heating. */
+  readonly forms: readonly {
+    readonly form: SimilarityForm;
+    readonly matrix: Matrix;
+    readonly similarity: Matrix;
+  }[];
+  readonly smoothing: number;
+  /** Rounds one after another, of clients who come and go. */
+  readonly smoothed: readonly {
+    readonly clients: readonly string[];
+    readonly cosines: Matrix;
+    readonly smoothed: Matrix;
+  }[];
+}
+
+export const fixture = JSON.parse(
+  readFileSync(new URL('./fixtures/strategies.json', import.meta.url), 'utf8'),
+) as Fixture;
+
+export const reports = fixture.samples.map((samples, c) => ({ client: `client-${c}`, loss: 1, samples }));
