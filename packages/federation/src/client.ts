@@ -49,6 +49,8 @@ export interface Client {
   readonly name: string;
   /** Training samples; a client with none takes part in nothing. */
   readonly samples: number;
+  /** A label for what it has in common with others: an organisation, a catalogue. */
+  readonly group?: string | undefined;
   /** Which tensors of the common start it trains; all if absent. It is given these and returns these. */
   readonly holds?: (name: string) => boolean;
   train(parameters: NamedTensors, context: RoundContext): Promise<Update>;

@@ -1,5 +1,6 @@
 // What a federation says while it runs. Progress bars, logs, the store and the network listen to it.
 import type { TokenCounts, TrainingProgress } from './client.ts';
+import type { CosineMeans } from './diagnostics.ts';
 import type { ReadParameters } from './parameters/round-parameters.ts';
 import type { Mixing, PreviousRound } from './strategies/strategy.ts';
 
@@ -36,6 +37,10 @@ export interface RoundRecord {
   /** Mean training losses. */
   readonly losses: Readonly<Record<string, number>>;
   readonly mixing: Mixing;
+  /** 1 / sum_j m_cj^2 of each client's row of the matrix: from how many clients it takes. Not in older records. */
+  readonly effectiveClients?: Readonly<Record<string, number>>;
+  /** Between different clients of one group, and of two; where two groups are known, and the cosines. */
+  readonly cosineMeans?: CosineMeans;
   /** After mixing, of those who delivered it. */
   readonly validation: Readonly<Record<string, { readonly loss: number; readonly samples: number }>>;
   /** Mean over the validation samples of all of these. */

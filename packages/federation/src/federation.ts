@@ -2,6 +2,7 @@
 import type { NamedTensors } from '@fellrec/graph';
 import { assertRowStochastic, differenceOf } from './checks.ts';
 import type { Client, Evaluation } from './client.ts';
+import { cosineMeans, effectiveClients } from './diagnostics.ts';
 import type { BestRound, FederationEvent, FederationState, Phase, RoundRecord } from './events.ts';
 import { assertHeld, bytesOf, type Held, heldBy } from './holdings.ts';
 import { evaluationJob, type Job, stopwatch, trainingJob } from './jobs.ts';
@@ -127,7 +128,8 @@ async function* runRound({
   const names = present.map((c) => clients[c]!.name);
   const reports = present.map((c) => {
     const { client, loss, samples } = trained[c]!;
-    return { client, loss, samples };
+    const { group } = clients[c]!;
+    return { client, loss, samples, ...(group !== undefined && { group }) };
   });
 
   const aggregation = stopwatch();
@@ -160,6 +162,13 @@ async function* runRound({
     present.map((c) => held[c]!),
     strategy.personal,
   );
+  const effective = effectiveClients(mixing.matrix);
+  const means =
+    cosines &&
+    cosineMeans(
+      cosines,
+      reports.map(({ group }) => group),
+    );
   const record: RoundRecord = {
     round,
     clients: names,
@@ -167,6 +176,8 @@ async function* runRound({
     samples: Object.fromEntries(reports.map(({ client, samples }) => [client, samples])),
     losses: Object.fromEntries(reports.map(({ client, loss }) => [client, loss])),
     mixing,
+    effectiveClients: Object.fromEntries(names.map((name, row) => [name, effective[row]!])),
+    ...(means && { cosineMeans: means }),
     validation,
     validationLoss: overallLoss(Object.values(validation), round),
     best: Object.fromEntries(

@@ -1,4 +1,5 @@
 export type { Client, Evaluation, Proximal, RoundContext, TrainingProgress, Update } from './client.ts';
+export type { CosineMeans } from './diagnostics.ts';
 export type { BestRound, FederationEvent, FederationState, Phase, RoundRecord } from './events.ts';
 export { type FederateOptions, federate, type SpillOptions } from './federation.ts';
 export type { ReadParameters, SimilarityOn } from './parameters/round-parameters.ts';
@@ -22,6 +23,7 @@ export {
   personalTensors,
 } from './strategies/ditto.ts';
 export { type FellrecOptions, fellrec, type Heating } from './strategies/fellrec.ts';
+export { groups } from './strategies/groups.ts';
 export type {
   ClientReport,
   Mixing,

@@ -1,6 +1,6 @@
 // What fixtures/strategies.py wrote: six clients in three groups that started the round from different parameters.
 import { readFileSync } from 'node:fs';
-import type { SimilarityForm, SimilarityOn } from '../src/index.ts';
+import type { CosineMeans, SimilarityForm, SimilarityOn } from '../src/index.ts';
 
 type Matrix = readonly (readonly number[])[];
 
@@ -9,6 +9,11 @@ interface Fixture {
   readonly starts: Matrix;
   readonly parameters: Matrix;
   readonly samples: readonly number[];
+  readonly groups: readonly string[];
+  /** FedAvg inside these. */
+  readonly withinGroups: Matrix;
+  /** Of the updates. */
+  readonly cosineMeans: CosineMeans;
   /** By client: of its own parameters, the others' in their order, and its start. */
   readonly losses: Matrix;
   readonly cosines: Readonly<Record<SimilarityOn, Matrix>>;
@@ -17,6 +22,8 @@ interface Fixture {
     readonly form: SimilarityForm;
     readonly matrix: Matrix;
     readonly similarity: Matrix;
+    /** By row of the matrix. */
+    readonly effectiveClients: readonly number[];
   }[];
   readonly smoothing: number;
   /** Rounds one after another, of clients who come and go. */
@@ -31,4 +38,9 @@ export const fixture = JSON.parse(
   readFileSync(new URL('./fixtures/strategies.json', import.meta.url), 'utf8'),
 ) as Fixture;
 
-export const reports = fixture.samples.map((samples, c) => ({ client: `client-${c}`, loss: 1, samples }));
+export const reports = fixture.samples.map((samples, c) => ({
+  client: `client-${c}`,
+  group: fixture.groups[c]!,
+  loss: 1,
+  samples,
+}));

@@ -5,6 +5,7 @@ import type { SimilarityOn } from '../parameters/round-parameters.ts';
 /** What a client says of its training, apart from the parameters. */
 export interface ClientReport {
   readonly client: string;
+  readonly group?: string | undefined;
   /** Mean training loss. */
   readonly loss: number;
   readonly samples: number;
