@@ -17,8 +17,6 @@ export type AttentionForm = 'dense' | 'blocks' | 'full';
 
 /** Below any score, yet finite: a softmax gives these places exactly 0. */
 const masked = -1e9;
-/** Padded lengths are multiples of it, so that few shapes occur. */
-const lengthStep = 8;
 /** From this length on blocks are faster than a dense mask: `bench/recformer.ts --attention`. */
 const blocksFrom = 320;
 
@@ -80,9 +78,9 @@ export function encoderBatch(
   };
 }
 
-/** Padded lengths are multiples of it. */
+/** Padded lengths are multiples of it: blocks are whole ones. */
 export function lengthStepOf({ attentionWindows }: RecformerConfig, form: AttentionForm): number {
-  return form === 'blocks' ? Math.max(...attentionWindows) : lengthStep;
+  return form === 'blocks' ? Math.max(...attentionWindows) : 1;
 }
 
 /** What follows from the sequences' lengths alone: firstRows, firstMask, share and masks. */
