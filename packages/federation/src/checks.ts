@@ -1,5 +1,6 @@
 // What must hold between clients before their parameters may be mixed.
 import { elementCount, type NamedTensors } from '@fellrec/graph';
+import type { Candidate } from './strategies/strategy.ts';
 
 export interface Owned {
   readonly owner: string;
@@ -54,11 +55,26 @@ export function assertRowStochastic(
   strategy: string,
 ): void {
   if (matrix.length !== size) throw new Error(`${strategy}: ${matrix.length} rows for ${size} clients`);
-  for (const [c, row] of matrix.entries()) {
-    const sum = row.reduce((total, weight) => total + weight, 0);
-    if (row.length !== size || !row.every((weight) => weight >= 0) || !(Math.abs(sum - 1) < 1e-9))
-      throw new Error(
-        `${strategy}: row ${c} is [${row.join(', ')}]; it must hold ${size} weights from 0 that sum to 1`,
-      );
+  for (const [c, row] of matrix.entries()) assertWeights(row, size, `${strategy}: row ${c}`);
+}
+
+/** @throws if a client has no candidate, or one that is neither 'start' nor a row of `size` weights as in a matrix. */
+export function assertCandidates(
+  candidates: readonly (readonly Candidate[])[],
+  size: number,
+  strategy: string,
+): void {
+  if (candidates.length !== size)
+    throw new Error(`${strategy}: candidates of ${candidates.length} clients for ${size}`);
+  for (const [c, own] of candidates.entries()) {
+    if (own.length === 0) throw new Error(`${strategy}: client ${c} has no candidate; it needs one at least`);
+    for (const { name, row } of own)
+      if (row !== 'start') assertWeights(row, size, `${strategy}: candidate "${name}" of client ${c}`);
   }
+}
+
+function assertWeights(row: readonly number[], size: number, what: string): void {
+  const sum = row.reduce((total, weight) => total + weight, 0);
+  if (row.length !== size || !row.every((weight) => weight >= 0) || !(Math.abs(sum - 1) < 1e-9))
+    throw new Error(`${what} is [${row.join(', ')}]; it must hold ${size} weights from 0 that sum to 1`);
 }

@@ -49,18 +49,26 @@ export interface RoundRecord {
   readonly best: Readonly<Record<string, BestRound>>;
   readonly bestOverall: BestRound;
   readonly roundsWithoutImprovement: number;
-  /** Parameters exchanged: 4 bytes an element that a client holds, to everyone who took part and back. */
+  /**
+   * Parameters exchanged: 4 bytes an element that a client holds, to everyone who took part and back, and to those who
+   * judged candidates once more for each.
+   */
   readonly bytes: { readonly down: number; readonly up: number };
   readonly seconds: {
     readonly training: Readonly<Record<string, number>>;
+    /** Of those who judged candidates; not there without any. */
+    readonly candidates?: Readonly<Record<string, number>>;
     readonly aggregation: number;
     readonly evaluation: Readonly<Record<string, number>>;
     readonly total: number;
   };
 }
 
-/** Who is absent from training is in `RoundRecord.absent`; who is absent from evaluation lacks a validation loss. */
-export type Phase = 'training' | 'evaluation';
+/**
+ * Who is absent from training is in `RoundRecord.absent`; who is absent from judging gets what a strategy gives without;
+ * who is absent from evaluation lacks a validation loss.
+ */
+export type Phase = 'training' | 'judging' | 'evaluation';
 
 export type FederationEvent =
   | {
@@ -100,6 +108,17 @@ export type FederationEvent =
       readonly client: string;
       readonly phase: Phase;
       readonly reason: string;
+    }
+  | {
+      readonly type: 'client-judged';
+      readonly round: number;
+      readonly client: string;
+      /** Validation losses in the strategy's order; none without validation samples. */
+      readonly candidates: readonly { readonly name: string; readonly loss: number }[];
+      /** Of how many different parameters. */
+      readonly evaluations: number;
+      readonly samples: number;
+      readonly seconds: number;
     }
   | {
       readonly type: 'aggregated';

@@ -1,17 +1,21 @@
-// The round, written once: train everyone from their own start, mix from a snapshot, evaluate, note the best.
+// The round, written once: train everyone from their own start, have candidates judged where the strategy has any, mix
+// from a snapshot, evaluate, note the best.
 import type { NamedTensors } from '@fellrec/graph';
 import { assertRowStochastic, differenceOf } from './checks.ts';
 import type { Client, Evaluation } from './client.ts';
+import { comparisonsOf } from './comparisons.ts';
 import { cosineMeans, effectiveClients } from './diagnostics.ts';
-import type { BestRound, FederationEvent, FederationState, Phase, RoundRecord } from './events.ts';
+import type { BestRound, FederationEvent, FederationState, RoundRecord } from './events.ts';
 import { assertHeld, bytesOf, type Held, heldBy } from './holdings.ts';
-import { evaluationJob, type Job, stopwatch, trainingJob } from './jobs.ts';
-import { amongAll, between } from './mixing.ts';
+import { evaluationJob, stopwatch, trainingJob } from './jobs.ts';
+import { judgingOf, runJudging } from './judging.ts';
+import { amongAll } from './mixing.ts';
 import { onDisk } from './parameters/disk.ts';
 import { type HeldParameters, heldParameters } from './parameters/held.ts';
 import { inMemory } from './parameters/memory.ts';
 import type { ReadParameters } from './parameters/round-parameters.ts';
-import { inTurn, type Participation, together } from './participation.ts';
+import type { Participation } from './participation.ts';
+import { runPhase } from './phase.ts';
 import { type Products, plainProducts } from './products/products.ts';
 import type { Strategy } from './strategies/strategy.ts';
 
@@ -35,7 +39,10 @@ export interface FederateOptions {
 
 export interface SpillOptions {
   readonly directory: string;
-  /** All clients' parameters that are larger go there (default: 256 MiB). A round holds them up to three times. */
+  /**
+   * All clients' parameters that are larger go there (default: 256 MiB). A round holds them up to three times, and every
+   * different mixture that clients judge once.
+   */
   readonly aboveBytes?: number;
 }
 
@@ -132,14 +139,25 @@ async function* runRound({
     return { client, loss, samples, ...(group !== undefined && { group }) };
   });
 
+  const comparing = stopwatch();
+  const compared = await comparisonsOf(strategy, parameters, present, clients.length);
+  const statistics = { round, previous: before.previous, ...compared };
+  const candidates = strategy.candidates?.(reports, statistics);
+  const judging =
+    candidates && (await judgingOf({ strategy: strategy.name, candidates, clients, present, parameters }));
+  const comparingSeconds = comparing();
+  const judgements = judging && (yield* runJudging(judging, round, participation));
+
   const aggregation = stopwatch();
-  const cosines = strategy.similarityOn && between(present, await parameters.cosines(strategy.similarityOn));
-  const { previous } = before;
-  const mixing = { ...strategy.mix(reports, { round, previous, cosines }), ...(cosines && { cosines }) };
+  const { cosines } = compared;
+  const mixing = {
+    ...strategy.mix(reports, { ...statistics, judged: judgements?.losses }),
+    ...(cosines && { cosines }),
+  };
   assertRowStochastic(mixing.matrix, present.length, strategy.name);
   await parameters.mix(amongAll(present, mixing.matrix, clients.length));
   const mixed = parameters.starts();
-  const aggregationSeconds = aggregation();
+  const aggregationSeconds = comparingSeconds + aggregation();
   yield { type: 'aggregated', round, clients: names, mixing, seconds: aggregationSeconds };
 
   const evaluated = yield* runPhase({
@@ -158,10 +176,9 @@ async function* runRound({
   );
   const parametersOf = new Map(clients.map(({ name }, c) => [name, mixed[c]!]));
   const state = { ...advance(before, parametersOf, validation), previous: { clients: names, mixing } };
-  const bytes = bytesOf(
-    present.map((c) => held[c]!),
-    strategy.personal,
-  );
+  const bytes = present.map((c) => bytesOf([held[c]!], strategy.personal));
+  const up = bytes.reduce((sum, own) => sum + own, 0);
+  const down = bytes.reduce((sum, own, place) => sum + own * (judgements?.evaluations[place] ?? 0), up);
   const effective = effectiveClients(mixing.matrix);
   const means =
     cosines &&
@@ -185,9 +202,10 @@ async function* runRound({
     ),
     bestOverall: state.bestOverall!,
     roundsWithoutImprovement: state.roundsWithoutImprovement,
-    bytes: { down: bytes, up: bytes },
+    bytes: { down, up },
     seconds: {
       training: Object.fromEntries(present.map((c) => [clients[c]!.name, trained[c]!.seconds])),
+      ...(judgements && { candidates: judgements.seconds }),
       aggregation: aggregationSeconds,
       evaluation: Object.fromEntries(validated.map(({ client, seconds }) => [client, seconds])),
       total: total(),
@@ -195,46 +213,6 @@ async function* runRound({
   };
   yield { type: 'round-finished', ...record, state };
   return state;
-}
-
-interface PhaseOptions<T, E> {
-  readonly phase: Phase;
-  readonly round: number;
-  readonly participation: Participation | undefined;
-  readonly jobs: readonly Job<T>[];
-  /** What to say of a result, by the number of its job. Results themselves are not kept. */
-  delivered(job: number, result: T): Promise<E>;
-}
-
-/** Has clients work and says how it goes; returns what was said of each result, undefined where there is none. */
-async function* runPhase<T, E extends FederationEvent>({
-  phase,
-  round,
-  participation,
-  jobs,
-  delivered,
-}: PhaseOptions<T, E>): AsyncGenerator<FederationEvent, (E | undefined)[]> {
-  const results: (E | undefined)[] = jobs.map(() => undefined);
-  for await (const said of participation ? together(jobs, round, participation) : inTurn(jobs, round)) {
-    const { client } = jobs[said.job]!;
-    switch (said.type) {
-      case 'progress': {
-        const { step, steps, loss } = said.progress;
-        yield { type: 'client-progress', round, client, step, steps, loss };
-        break;
-      }
-      case 'delivered': {
-        const event = await delivered(said.job, said.result);
-        results[said.job] = event;
-        yield event;
-        break;
-      }
-      case 'failed':
-      case 'absent':
-        yield { type: `client-${said.type}`, round, client, phase, reason: said.reason };
-    }
-  }
-  return results;
 }
 
 /**

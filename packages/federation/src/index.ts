@@ -25,7 +25,9 @@ export {
 export { type FellrecOptions, fellrec, type Heating } from './strategies/fellrec.ts';
 export { groups } from './strategies/groups.ts';
 export type {
+  Candidate,
   ClientReport,
+  Comparison,
   Mixing,
   PreviousRound,
   RoundStatistics,

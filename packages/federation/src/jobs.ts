@@ -67,6 +67,24 @@ export function evaluationJob(client: Client, mixed: ReadParameters): Job<Timed<
   };
 }
 
+/** Evaluates one after another, only the first of them if the client has no validation samples. */
+export function judgingJob(client: Client, candidates: readonly ReadParameters[]): Job<Timed<Evaluation[]>> {
+  return {
+    client: client.name,
+    async run(context) {
+      const evaluations: Evaluation[] = [];
+      let total = 0;
+      for (const candidate of candidates) {
+        const { result, seconds } = await evaluationJob(client, candidate).run(context);
+        evaluations.push(result);
+        total += seconds;
+        if (result.samples === 0) break;
+      }
+      return { result: evaluations, seconds: total };
+    },
+  };
+}
+
 async function attempt<T>(place: string, what: string, work: () => Promise<T>): Promise<T> {
   try {
     return await work();

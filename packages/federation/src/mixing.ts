@@ -12,24 +12,35 @@ export function between(clients: readonly number[], matrix: Matrix): Matrix {
 export function amongAll(clients: readonly number[], matrix: Matrix, count: number): Matrix {
   if (clients.length === count) return matrix;
   const all = Array.from({ length: count }, (_, c) => oneHot(c, count));
-  for (const [row, c] of clients.entries()) {
-    all[c]!.fill(0);
-    for (const [column, j] of clients.entries()) all[c]![j] = matrix[row]![column]!;
-  }
+  for (const [row, c] of clients.entries()) all[c] = rowAmongAll(clients, matrix[row]!, count);
+  return all;
+}
+
+/** One row of it. */
+export function rowAmongAll(clients: readonly number[], row: readonly number[], count: number): number[] {
+  const all = new Array<number>(count).fill(0);
+  for (const [column, j] of clients.entries()) all[j] = row[column]!;
   return all;
 }
 
 /** The matrix between those who hold a tensor: weights of others are dropped and the rest divided by its sum. */
 export function amongHolders(holders: readonly number[], matrix: Matrix): Matrix {
   if (holders.length === matrix.length) return matrix;
+  return holders.map((c) => rowAmongHolders(holders, matrix[c]!, c));
+}
+
+/** One row of it, of the holder `own`. */
+export function rowAmongHolders(
+  holders: readonly number[],
+  row: readonly number[],
+  own: number,
+): readonly number[] {
+  const weights = holders.map((j) => row[j]!);
   const held = new Set(holders);
-  return holders.map((c, own) => {
-    const weights = holders.map((j) => matrix[c]![j]!);
-    // What loses nothing sums to 1 already, and keeps its bits.
-    if (matrix[c]!.every((weight, j) => weight === 0 || held.has(j))) return weights;
-    const sum = weights.reduce((total, weight) => total + weight, 0);
-    return sum === 0 ? oneHot(own, holders.length) : weights.map((weight) => weight / sum);
-  });
+  // What loses nothing sums to 1 already, and keeps its bits.
+  if (row.every((weight, j) => weight === 0 || held.has(j))) return weights;
+  const sum = weights.reduce((total, weight) => total + weight, 0);
+  return sum === 0 ? oneHot(holders.indexOf(own), holders.length) : weights.map((weight) => weight / sum);
 }
 
 export function oneHot(place: number, length: number): number[] {
@@ -45,13 +56,13 @@ export interface DistinctRows {
 export function distinctRows(matrix: Matrix): DistinctRows {
   const rows: (readonly number[])[] = [];
   const places = matrix.map((row) => {
-    const known = rows.findIndex((other) => isSame(other, row));
+    const known = rows.findIndex((other) => isSameRow(other, row));
     return known >= 0 ? known : rows.push(row) - 1;
   });
   return { rows, places };
 }
 
-function isSame(a: readonly number[], b: readonly number[]): boolean {
+export function isSameRow(a: readonly number[], b: readonly number[]): boolean {
   return a === b || a.every((weight, j) => weight === b[j]);
 }
 

@@ -19,7 +19,8 @@ import { amongHolders } from '../src/mixing.ts';
 import { onDisk } from '../src/parameters/disk.ts';
 import { type HeldParameters, heldParameters } from '../src/parameters/held.ts';
 import { inMemory } from '../src/parameters/memory.ts';
-import type { RoundParametersOptions } from '../src/parameters/round-parameters.ts';
+import type { RoundParametersOptions, SimilarityOn } from '../src/parameters/round-parameters.ts';
+import { cosines, squaredDistances, squaredMoves } from '../src/similarity.ts';
 import { openFilesBelow } from './open-files.ts';
 import { cosinesOf, halfway, loaded, tensors } from './toy.ts';
 
@@ -69,6 +70,10 @@ const plain = (own: NamedTensors): Vectors =>
   Object.fromEntries([...own].map(([name, { data }]) => [name, [...data]]));
 const read = async (parameters: HeldParameters) =>
   (await Promise.all(parameters.starts().map((start) => start()))).map(plain);
+
+async function cosinesBetween(parameters: HeldParameters, on: SimilarityOn): Promise<number[][]> {
+  return cosines(await parameters.products(on), parameters.starts().length);
+}
 
 function expectClose(actual: readonly Vectors[], expected: readonly Vectors[], digits = 4): void {
   expect(actual.map((own) => Object.keys(own))).toEqual(expected.map((own) => Object.keys(own)));
@@ -134,7 +139,7 @@ for (const [place, lie] of Object.entries(places)) {
                 [name, own.map((y, k) => y - start[name]![k]!)] as const;
               return Object.fromEntries(Object.entries(trained).map(learned));
             });
-            const found = await parameters.cosines(on);
+            const found = await cosinesBetween(parameters, on);
             for (const [i, a] of x.entries())
               for (const [j, b] of x.entries())
                 expect(found[i]![j]).toBeCloseTo(i === j ? 1 : cosineOf(a, b), 10);
@@ -145,6 +150,58 @@ for (const [place, lie] of Object.entries(places)) {
         }),
         { numRuns: 60 },
       );
+    });
+
+    it('are mixtures to the bit as mixing makes them, and compared with starts as the formulas say', async () => {
+      await fc.assert(
+        fc.asyncProperty(anyHolders, async (clients) => {
+          const parameters = await hold(clients);
+          const distances = squaredDistances(await parameters.products('displacement'), clients.length);
+          const moves = squaredMoves(await parameters.productsWithStarts(), clients.length);
+          const away = (x: Vectors, y: Vectors) =>
+            Object.keys(x).reduce(
+              (sum, name) => sum + x[name]!.reduce((all, v, k) => all + (v - y[name]![k]!) ** 2, 0),
+              0,
+            );
+          for (const [i, a] of clients.entries())
+            for (const [j, b] of clients.entries()) {
+              const shared = Object.entries(a.trained).filter(([name]) => b.trained[name]);
+              const distance = away(Object.fromEntries(shared), b.trained);
+              expect(distances[i]![j]).toBeCloseTo(
+                shared.length > 0 ? distance : Number.POSITIVE_INFINITY,
+                8,
+              );
+              expect(moves[i]![j]).toBeCloseTo(away(a.start, { ...a.trained, ...b.trained }), 8);
+            }
+          const wanted = clients.map(({ row }, client) => ({ client, row }));
+          const mixtures = await parameters.mixtures([...wanted, ...wanted.slice(0, 1)]);
+          const found = (await Promise.all(mixtures.map((mixture) => mixture()))).map(plain);
+          await parameters.mix(clients.map(({ row }) => row));
+          const mixed = await read(parameters);
+          expect(found).toEqual([...mixed, mixed[0]]);
+          await parameters.close();
+        }),
+        { numRuns: 60 },
+      );
+    });
+
+    it('that stay with their clients are in a mixture what their own client has, and are not compared', async () => {
+      const own = [1, 2].map((x) => tensors({ shared: [x], own: [10 * x] }));
+      const parameters = await heldParameters({
+        held: own,
+        personal: (name) => name === 'own',
+        starts: own.map((start) => async () => start),
+        open: (group) => lie({ ...group, products: plainProducts }),
+      });
+      const trained = [3, 5].map((x) => tensors({ shared: [x], own: [10 * x] }));
+      for (const [c, after] of trained.entries()) await parameters.keep(c, after);
+      const [mixture] = await parameters.mixtures([{ client: 0, row: [0, 1] }]);
+      expect(plain(await mixture!())).toEqual({ shared: [5], own: [30] });
+      expect(squaredMoves(await parameters.productsWithStarts(), 2)).toEqual([
+        [4, 16],
+        [1, 9],
+      ]);
+      await parameters.close();
     });
 
     it('are mixed by weights that sum to 1: what all agree on stays', async () => {
@@ -180,7 +237,8 @@ for (const [place, lie] of Object.entries(places)) {
           const other = await hold(
             order.map((c) => ({ ...clients[c]!, row: order.map((j) => clients[c]!.row[j]!) })),
           );
-          const [expected, found] = [await straight.cosines('update'), await other.cosines('update')];
+          const expected = await cosinesBetween(straight, 'update');
+          const found = await cosinesBetween(other, 'update');
           for (const [p, i] of order.entries())
             for (const [q, j] of order.entries()) expect(found[p]![q]).toBeCloseTo(expected[i]![j]!, 10);
           await straight.mix(clients.map(({ row }) => row));
@@ -213,7 +271,7 @@ for (const [place, lie] of Object.entries(places)) {
       });
       for (const [c, { trained }] of all.entries()) await single.keep(c, tensors(trained));
       for (const on of ['update', 'parameters'] as const)
-        expect(await together.cosines(on)).toEqual(await cosinesOf(single, on));
+        expect(await cosinesBetween(together, on)).toEqual(await cosinesOf(single, on));
       for (const parameters of [together, single]) await parameters.mix(all.map(({ row }) => row));
       const expected = await Promise.all(single.starts().map((start) => start()));
       expect(await Promise.all(together.starts().map((start) => start()))).toEqual(expected);

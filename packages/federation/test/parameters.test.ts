@@ -115,6 +115,27 @@ describe('on disk', () => {
     await expect(after[1]!()).rejects.toThrow("read a round's before");
   });
 
+  it('has a file for mixtures until the round ends, and refuses to read it later', async () => {
+    const parameters = await onDisk(folder, options);
+    await parameters.keep(0, second);
+    await parameters.keep(1, first);
+    const [half, own] = await parameters.mixtures([
+      [0.5, 0.5],
+      [1, 0],
+    ]);
+    if (seesOpenFiles) expect(openFilesBelow(folder)).toHaveLength(3);
+    expect([await half!(), await own!()]).toEqual([tensors({ x: [2, 3] }), second]);
+    await parameters.mix([
+      [0, 1],
+      [1, 0],
+    ]);
+    if (seesOpenFiles) expect(openFilesBelow(folder)).toHaveLength(2);
+    for (const read of [half!, own!]) await expect(read()).rejects.toThrow("read a round's before");
+    await parameters.mixtures([[0.5, 0.5]]);
+    await parameters.close();
+    expect(openFilesBelow(folder)).toEqual([]);
+  });
+
   it('names the folder where there is no room', async () => {
     await expect(onDisk(join(folder, 'none'), options)).rejects.toThrow('none');
     const failing = { ...options, starts: [() => Promise.reject(new Error('unreadable'))] };

@@ -2,7 +2,7 @@
 import type { NamedTensors } from '@fellrec/graph';
 import fc from 'fast-check';
 import { afterEach, describe, expect, it } from 'vitest';
-import { plainProducts } from '../src/index.ts';
+import { type Products, plainProducts } from '../src/index.ts';
 import type { RoundParameters, RoundParametersOptions } from '../src/parameters/round-parameters.ts';
 import { cosinesOf, tensors } from './toy.ts';
 
@@ -15,11 +15,15 @@ export function describeRoundParameters(
   afterEach(async () => {
     for (const parameters of opened.splice(0)) await parameters.close();
   });
-  async function hold(starts: readonly NamedTensors[], trained: readonly NamedTensors[] = []) {
+  async function hold(
+    starts: readonly NamedTensors[],
+    trained: readonly NamedTensors[] = [],
+    products: Products = plainProducts,
+  ) {
     const parameters = await open({
       like: starts[0]!,
       starts: starts.map((start) => async () => start),
-      products: plainProducts,
+      products,
     });
     opened.push(parameters);
     for (const [c, own] of trained.entries()) await parameters.keep(c, own);
@@ -96,6 +100,59 @@ export function describeRoundParameters(
         expect(largestError((await read(parameters)).flatMap(flat), expected.flat())).toBeLessThan(1e-6);
         expect(trained).toEqual(copies);
       }
+    });
+
+    it('compare trained parameters with starts, from the common start on', async () => {
+      const starts = [1, 2, 3].map(wave);
+      const trained = [4, 5, 6].map(wave);
+      const parameters = await hold(starts, trained);
+      const common = flat(starts[0]!);
+      const x = [...trained, ...starts].map((own) => flat(own).map((value, k) => value - common[k]!));
+      const expected = x.map((a) => x.map((b) => dot(a, b)));
+      expect(largestError((await parameters.gramWithStarts()).flat(), expected.flat())).toBeLessThan(1e-8);
+    });
+
+    it('give mixtures to the bit as mixing does, while the round goes on', async () => {
+      const starts = [1, 2, 3].map(wave);
+      const trained = [4, 5, 6].map(wave);
+      const parameters = await hold(starts, trained);
+      const rows = [
+        [0.2, 0.3, 0.5],
+        [0, 1, 0],
+        [0.2, 0.3, 0.5],
+      ];
+      const others = [[0.5, 0.5, 0], rows[0]!];
+      const first = await parameters.mixtures(rows);
+      const second = await parameters.mixtures(others);
+      const before = await parameters.gram('update');
+      const found = await Promise.all([...first, ...second].map((own) => own()));
+      expect(await read(parameters)).toEqual(starts);
+      expect(await parameters.gram('update')).toEqual(before);
+      expect(await parameters.mixtures([])).toEqual([]);
+      await parameters.mix(rows);
+      const mixed = await read(parameters);
+      expect(found.slice(0, 3)).toEqual(mixed);
+      expect(found[1]).toEqual(trained[1]);
+      expect(found[4]).toEqual(mixed[0]);
+      const half = flat(trained[0]!).map((value, k) => (value + flat(trained[1]!)[k]!) / 2);
+      expect(largestError(flat(found[3]!), half)).toBeLessThan(1e-6);
+    });
+
+    it('compute equal mixtures once, and those of a single client not at all', async () => {
+      const asked: number[] = [];
+      const products: Products = {
+        ...plainProducts,
+        mix(matrix, blocks) {
+          asked.push(matrix.length);
+          return plainProducts.mix(matrix, blocks);
+        },
+      };
+      const starts = [wave(1), wave(2)];
+      const parameters = await hold(starts, starts, products);
+      const half = [0.5, 0.5];
+      await parameters.mixtures([half, [1, 0], [...half], [0.25, 0.75], [0, 1]]);
+      await parameters.mixtures([[1, 0]]);
+      expect(asked).toEqual([2]);
     });
 
     it('permuted, mix to the same permuted', async () => {

@@ -1,9 +1,9 @@
 // A round's parameters in two files, so that a thousand clients' need not be in memory: what they start from, and what
 // they trained. They are compared and mixed a block of columns at a time. The files are for one process, not kept.
 import { elementCount, type Float32Tensor, type NamedTensors } from '@fellrec/graph';
-import { distinctRows } from '../mixing.ts';
-import { inBlocks, matrixFile } from './matrix-file.ts';
-import type { RoundParameters, RoundParametersOptions } from './round-parameters.ts';
+import { distinctRows, onlySource } from '../mixing.ts';
+import { inBlocks, type MatrixFile, matrixFile } from './matrix-file.ts';
+import type { ReadParameters, RoundParameters, RoundParametersOptions } from './round-parameters.ts';
 
 export async function onDisk(
   directory: string,
@@ -16,12 +16,25 @@ export async function onDisk(
     await before.close();
     throw error;
   });
+  /** Files of mixtures, until the round ends. */
+  const mixed: MatrixFile[] = [];
   let overwritten = 0;
   const close = async () => {
     overwritten++;
-    const closed = await Promise.allSettled([before.close(), after.close()]);
+    const closed = await Promise.allSettled([before, after, ...mixed].map((file) => file.close()));
     for (const { status, reason } of closed as PromiseRejectedResult[])
       if (status === 'rejected') throw reason;
+  };
+  /** Reads a row that is there until the round ends. */
+  const reader = (file: MatrixFile, row: number): ReadParameters => {
+    const then = overwritten;
+    return async () => {
+      if (overwritten !== then)
+        throw new Error(
+          "federation: these parameters lay in a file that the next round has written over, or that is closed; read a round's before the next one is mixed",
+        );
+      return unflatten(await file.readRow(row));
+    };
   };
   try {
     for (const [client, read] of starts.entries()) await before.writeRow(client, flatten(await read()));
@@ -30,17 +43,23 @@ export async function onDisk(
     throw error;
   }
 
+  /** Row r of the file becomes the mixture of `rows[places[r]]`. */
+  async function writeMixed(
+    file: MatrixFile,
+    rows: readonly (readonly number[])[],
+    places: Iterable<number> = rows.keys(),
+  ): Promise<void> {
+    const order = [...places];
+    let block = 0;
+    for await (const sums of products.mix(rows, after.blocks()))
+      await file.writeBlock(
+        block++,
+        order.map((place) => sums[place]!),
+      );
+  }
+
   return {
-    starts() {
-      const then = overwritten;
-      return starts.map((_, client) => async () => {
-        if (overwritten !== then)
-          throw new Error(
-            "federation: these parameters lay in a file that the next round has written over, or that is closed; read a round's before the next one is mixed",
-          );
-        return unflatten(await before.readRow(client));
-      });
-    },
+    starts: () => starts.map((_, client) => reader(before, client)),
     keep: (client, trained) => after.writeRow(client, flatten(trained)),
     gram(on) {
       async function* blocks() {
@@ -54,15 +73,34 @@ export async function onDisk(
       }
       return products.gram(blocks());
     },
+    gramWithStarts() {
+      async function* blocks() {
+        const origins = inBlocks(new Array<Float32Array>(2 * starts.length).fill(flatten(like)));
+        const earlier = before.blocks();
+        for await (const rows of after.blocks())
+          yield { rows: [...rows, ...(await earlier.next()).value!], origins: origins.next().value! };
+      }
+      return products.gram(blocks());
+    },
+    async mixtures(matrix) {
+      const { rows, places } = distinctRows(matrix);
+      const computed = rows.filter((row) => onlySource(row) === undefined);
+      const file = computed.length > 0 && (await matrixFile(directory, { rows: computed.length, columns }));
+      if (file) {
+        mixed.push(file);
+        await writeMixed(file, computed);
+      }
+      const readers = rows.map((row) => {
+        const only = onlySource(row);
+        return only !== undefined ? reader(after, only) : reader(file as MatrixFile, computed.indexOf(row));
+      });
+      return places.map((place) => readers[place]!);
+    },
     async mix(matrix) {
       overwritten++;
+      for (const file of mixed.splice(0)) await file.close();
       const { rows, places } = distinctRows(matrix);
-      let block = 0;
-      for await (const mixed of products.mix(rows, after.blocks()))
-        await before.writeBlock(
-          block++,
-          places.map((place) => mixed[place]!),
-        );
+      await writeMixed(before, rows, places);
     },
     close,
   };

@@ -2,14 +2,24 @@
 // mixed among these, and a client's parameters are what it has in its groups. Personal tensors are groups of their own
 // that are neither compared nor mixed.
 import type { Float32Tensor, NamedTensors } from '@fellrec/graph';
-import { amongHolders, oneHot } from '../mixing.ts';
-import { cosines, type HeldProducts } from '../similarity.ts';
+import { amongHolders, oneHot, rowAmongHolders } from '../mixing.ts';
+import type { HeldProducts } from '../similarity.ts';
 import type { ReadParameters, RoundParameters, SimilarityOn } from './round-parameters.ts';
 
 /** Clients go by number. That each has the tensors that it holds is not checked here. */
-export interface HeldParameters extends Omit<RoundParameters, 'gram'> {
-  /** Between all clients, over the tensors that both hold, once each has trained. */
-  cosines(on: SimilarityOn): Promise<number[][]>;
+export interface HeldParameters extends Omit<RoundParameters, 'gram' | 'gramWithStarts' | 'mixtures'> {
+  /** Between the clients of each group that leaves them, once each has trained. */
+  products(on: SimilarityOn): Promise<HeldProducts[]>;
+  /** The same with their starts, as in `gramWithStarts`. */
+  productsWithStarts(): Promise<HeldProducts[]>;
+  /** What `mix` would make of each row for its client, without ending the round. To be read before the next `mix`. */
+  mixtures(wanted: readonly Mixture[]): Promise<ReadParameters[]>;
+}
+
+export interface Mixture {
+  readonly client: number;
+  /** Of weights of all clients. */
+  readonly row: readonly number[];
 }
 
 export interface HeldParametersOptions {
@@ -38,6 +48,12 @@ export async function heldParameters({
     for (const { status, reason } of closed as PromiseRejectedResult[])
       if (status === 'rejected') throw reason;
   };
+  async function productsOf(gram: (parameters: RoundParameters) => Promise<number[][]>) {
+    const parts: HeldProducts[] = [];
+    for (const { holders, stays, parameters } of groups)
+      if (!stays) parts.push({ holders, gram: await gram(parameters) });
+    return parts;
+  }
   try {
     for (const group of groupsOf(held, personal)) {
       const own = group.holders.map((c) => starts[c]!);
@@ -53,7 +69,7 @@ export async function heldParameters({
       const parts: ReadParameters[][] = held.map(() => []);
       for (const { holders, parameters } of groups)
         for (const [place, read] of parameters.starts().entries()) parts[holders[place]!]!.push(read);
-      return parts.map((own, c) => (own.length === 1 ? own[0]! : () => joined(own, held[c]!)));
+      return parts.map((own, c) => joining(own, held[c]!));
     },
     async keep(client, trained) {
       for (const { holders, parameters } of groups) {
@@ -61,11 +77,22 @@ export async function heldParameters({
         if (place >= 0) await parameters.keep(place, trained);
       }
     },
-    async cosines(on) {
-      const parts: HeldProducts[] = [];
-      for (const { holders, stays, parameters } of groups)
-        if (!stays) parts.push({ holders, gram: await parameters.gram(on) });
-      return cosines(parts, held.length);
+    products: (on) => productsOf((parameters) => parameters.gram(on)),
+    productsWithStarts: () => productsOf((parameters) => parameters.gramWithStarts()),
+    async mixtures(wanted) {
+      const parts: ReadParameters[][] = wanted.map(() => []);
+      for (const { holders, stays, parameters } of groups) {
+        const asked = [...wanted.keys()].filter((w) => holders.includes(wanted[w]!.client));
+        const read = await parameters.mixtures(
+          asked.map((w) => {
+            const { client, row } = wanted[w]!;
+            if (stays) return oneHot(holders.indexOf(client), holders.length);
+            return rowAmongHolders(holders, row, client);
+          }),
+        );
+        for (const [place, w] of asked.entries()) parts[w]!.push(read[place]!);
+      }
+      return parts.map((own, w) => joining(own, held[wanted[w]!.client]!));
     },
     async mix(matrix) {
       for (const { holders, stays, parameters } of groups)
@@ -102,9 +129,12 @@ function groupsOf(held: readonly NamedTensors[], personal: (tensor: string) => b
   return [...groups.values()];
 }
 
-/** One client's tensors of several groups, in the order of `like`. */
-async function joined(parts: readonly ReadParameters[], like: NamedTensors): Promise<NamedTensors> {
-  const all = new Map<string, Float32Tensor>();
-  for (const read of parts) for (const [name, tensor] of await read()) all.set(name, tensor);
-  return new Map([...like.keys()].map((name) => [name, all.get(name)!]));
+/** Reads one client's tensors of its groups, in the order of `like`. */
+function joining(parts: readonly ReadParameters[], like: NamedTensors): ReadParameters {
+  if (parts.length === 1) return parts[0]!;
+  return async () => {
+    const all = new Map<string, Float32Tensor>();
+    for (const read of parts) for (const [name, tensor] of await read()) all.set(name, tensor);
+    return new Map([...like.keys()].map((name) => [name, all.get(name)!]));
+  };
 }

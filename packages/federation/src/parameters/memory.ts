@@ -15,6 +15,33 @@ export async function inMemory({ like, starts, products }: RoundParametersOption
   let before: readonly NamedTensors[] = loaded;
   let after: NamedTensors[] = [];
 
+  async function mixed(matrix: readonly (readonly number[])[]): Promise<NamedTensors[]> {
+    const distinct = distinctRows(matrix);
+    const results = distinct.rows.map((weights) => {
+      const only = onlySource(weights);
+      return {
+        weights,
+        alone: only === undefined ? undefined : after[only]!,
+        tensors: new Map<string, Float32Tensor>(),
+      };
+    });
+    const computed = results.filter(({ alone }) => !alone);
+    async function* blocks() {
+      for (const name of names) yield rows(after, name);
+    }
+    const remaining = like.entries();
+    if (computed.length > 0)
+      for await (const sums of products.mix(
+        computed.map(({ weights }) => weights),
+        blocks(),
+      )) {
+        const [name, { dims }] = remaining.next().value!;
+        for (const [c, data] of sums.entries())
+          computed[c]!.tensors.set(name, { dtype: 'float32', dims, data: withOwnBuffer(data) });
+      }
+    return distinct.places.map((place) => results[place]!.alone ?? results[place]!.tensors);
+  }
+
   return {
     starts: () => before.map((tensors) => async () => tensors),
     async keep(client, trained) {
@@ -31,31 +58,18 @@ export async function inMemory({ like, starts, products }: RoundParametersOption
       }
       return products.gram(blocks());
     },
-    async mix(matrix) {
-      const distinct = distinctRows(matrix);
-      const results = distinct.rows.map((weights) => {
-        const only = onlySource(weights);
-        return {
-          weights,
-          alone: only === undefined ? undefined : after[only]!,
-          tensors: new Map<string, Float32Tensor>(),
-        };
-      });
-      const computed = results.filter(({ alone }) => !alone);
+    gramWithStarts() {
       async function* blocks() {
-        for (const name of names) yield rows(after, name);
-      }
-      const remaining = like.entries();
-      if (computed.length > 0)
-        for await (const mixed of products.mix(
-          computed.map(({ weights }) => weights),
-          blocks(),
-        )) {
-          const [name, { dims }] = remaining.next().value!;
-          for (const [c, data] of mixed.entries())
-            computed[c]!.tensors.set(name, { dtype: 'float32', dims, data: withOwnBuffer(data) });
+        for (const name of names) {
+          const both = [...rows(after, name), ...rows(before, name)];
+          yield { rows: both, origins: both.map(() => like.get(name)!.data) };
         }
-      before = distinct.places.map((place) => results[place]!.alone ?? results[place]!.tensors);
+      }
+      return products.gram(blocks());
+    },
+    mixtures: async (matrix) => (await mixed(matrix)).map((tensors) => async () => tensors),
+    async mix(matrix) {
+      before = await mixed(matrix);
       after = [];
     },
     async close() {},

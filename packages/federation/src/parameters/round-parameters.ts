@@ -20,6 +20,10 @@ export interface RoundParameters {
   keep(client: number, trained: NamedTensors): Promise<void>;
   /** x_i . x_j between all clients, x all their tensors as one flat vector, once each has trained. */
   gram(on: SimilarityOn): Promise<number[][]>;
+  /** The same of n clients' trained parameters and then of their n starts, each minus the common start: [2n][2n]. */
+  gramWithStarts(): Promise<number[][]>;
+  /** What `mix` would make of each row, without ending the round; equal rows once. To be read before the next `mix`. */
+  mixtures(rows: readonly (readonly number[])[]): Promise<readonly ReadParameters[]>;
   /** Begins the next round: new starts = matrix x trained, each from the trained ones alone. */
   mix(matrix: readonly (readonly number[])[]): Promise<void>;
   close(): Promise<void>;

@@ -41,6 +41,7 @@ export function fellrec({
   return {
     name: 'fellrec',
     ...(similarityOn !== 'none' && { similarityOn }),
+    ...(smoothing > 0 && { remembers: true }),
     mix(reports, { round, cosines, previous }) {
       if (!cosines && similarityOn !== 'none')
         throw new Error('fellrec: the cosines between the clients are missing');
