@@ -15,6 +15,8 @@ export {
   type RunStore,
 } from './store/run-store.ts';
 export { centralized, fedavg, fedprox, local, uniform } from './strategies/averages.ts';
+export { type Choice, chosen } from './strategies/chosen.ts';
+export { type ClusteredOptions, clustered } from './strategies/clustered.ts';
 export {
   ditto,
   dittoClient,
@@ -22,6 +24,8 @@ export {
   dittoStart,
   personalTensors,
 } from './strategies/ditto.ts';
+export { type FedampOptions, fedamp } from './strategies/fedamp.ts';
+export { fedfomo } from './strategies/fedfomo.ts';
 export { type FellrecOptions, fellrec, type Heating } from './strategies/fellrec.ts';
 export { groups } from './strategies/groups.ts';
 export type {

@@ -1,6 +1,12 @@
 // What fixtures/strategies.py wrote: six clients in three groups that started the round from different parameters.
 import { readFileSync } from 'node:fs';
-import type { CosineMeans, SimilarityForm, SimilarityOn } from '../src/index.ts';
+import type {
+  ClusteredOptions,
+  CosineMeans,
+  FedampOptions,
+  SimilarityForm,
+  SimilarityOn,
+} from '../src/index.ts';
 
 type Matrix = readonly (readonly number[])[];
 
@@ -31,6 +37,18 @@ interface Fixture {
     readonly clients: readonly string[];
     readonly cosines: Matrix;
     readonly smoothed: Matrix;
+  }[];
+  readonly squaredDistances: Matrix;
+  /** `[i][j]`: from the start of i to the parameters of j. */
+  readonly squaredMoves: Matrix;
+  readonly fedamp: readonly { readonly options: FedampOptions; readonly matrix: Matrix }[];
+  readonly fedfomo: Matrix;
+  /** Each client's cluster before and after the round. */
+  readonly clustered: readonly {
+    readonly before: readonly number[];
+    readonly options: ClusteredOptions;
+    readonly after: readonly number[];
+    readonly matrix: Matrix;
   }[];
 }
 

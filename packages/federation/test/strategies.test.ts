@@ -4,22 +4,26 @@ import type { NamedTensors } from '@fellrec/graph';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import {
-  type ClientReport,
+  type ClusteredOptions,
   centralized,
+  chosen,
+  clustered,
+  type FedampOptions,
   type FellrecOptions,
+  fedamp,
   fedavg,
+  fedfomo,
   fellrec,
+  groups,
   type Heating,
   local,
   type Mixing,
-  plainProducts,
   type Strategy,
   uniform,
 } from '../src/index.ts';
-import { inMemory } from '../src/parameters/memory.ts';
-import type { RoundParameters } from '../src/parameters/round-parameters.ts';
 import { expectClose } from './expect-close.ts';
-import { cosinesOf, tensors } from './toy.ts';
+import { tensors } from './toy.ts';
+import { byParameters, flat, hold, mixingOf, type Trained } from './trained.ts';
 
 interface Case {
   /** What it is, where it is not FELLRec. */
@@ -49,43 +53,15 @@ const fixture = JSON.parse(
   readFileSync(new URL('./fixtures/aggregation.json', import.meta.url), 'utf8'),
 ) as Fixture;
 
-/** A client's report, with the parameters before and after its training. */
-interface Trained extends ClientReport {
-  readonly start: NamedTensors;
-  readonly parameters: NamedTensors;
-}
-
-async function trained(updates: readonly Trained[]): Promise<RoundParameters> {
-  const starts = updates.map(
-    ({ start }) =>
-      async () =>
-        start,
-  );
-  // The same common start in whatever order the clients are.
-  const common = [...updates[0]!.start].map(([name, { data }]) => [name, data.map(() => 0.5)] as const);
-  const like = tensors(Object.fromEntries(common));
-  const parameters = await inMemory({ like, starts, products: plainProducts });
-  for (const [c, update] of updates.entries()) await parameters.keep(c, update.parameters);
-  return parameters;
-}
-
-/** What a strategy makes of a round, with the cosines that it asks for. */
-async function mixingOf(strategy: Strategy, updates: readonly Trained[], round: number): Promise<Mixing> {
-  const { similarityOn } = strategy;
-  const cosines = similarityOn && (await cosinesOf(await trained(updates), similarityOn));
-  return strategy.mix(updates, { round, cosines });
-}
-
 /** Everyone's parameters after mixing, as flat vectors. */
 async function mixed({ matrix }: Mixing, updates: readonly Trained[]): Promise<number[][]> {
-  const parameters = await trained(updates);
+  const parameters = await hold(updates);
   await parameters.mix(matrix);
   return Promise.all(parameters.starts().map(async (read) => flat(await read())));
 }
 
 /** Two tensors from one flat vector: similarity must not care how it is cut. */
 const cut = (flat: readonly number[]): NamedTensors => tensors({ a: flat.slice(0, 5), b: flat.slice(5) });
-const flat = (named: NamedTensors) => [...named.values()].flatMap(({ data }) => [...data]);
 const start = cut(fixture.start);
 const updates: Trained[] = fixture.parameters.map((parameters, c) => ({
   client: `client-${c}`,
@@ -102,7 +78,7 @@ describe('the fixture', () => {
       const { similarity_on: similarityOn, heating_off, alpha, beta, temperature, exponent } = example;
       const heating = heating_off ? (false as const) : { alpha, beta, temperature, exponent };
       const strategy = example.name ? fedavg() : fellrec({ similarityOn, heating });
-      const mixing = await mixingOf(strategy, updates, example.round ?? 0);
+      const mixing = await mixingOf(strategy, updates, { round: example.round ?? 0 });
       if (!example.name)
         expectClose(mixing.similarity!.flat(), fixture.similarity[similarityOn].flat(), 1e-12);
       if (!example.name && heating) {
@@ -140,16 +116,16 @@ const anyUpdates: fc.Arbitrary<Trained[]> = fc
       origin: vector,
       loss: fc.double({ min: 0, max: 10, noNaN: true }),
       samples: fc.integer({ min: 1, max: 1000 }),
+      group: fc.constantFrom('one', 'other'),
     });
     return fc.array(client, { minLength: 1, maxLength: 12 });
   })
   .map((clients) =>
-    clients.map(({ vector, origin, loss, samples }, c) => ({
+    clients.map(({ vector, origin, ...report }, c) => ({
       client: `client-${c}`,
       start: tensors({ x: origin, y: [c] }),
       parameters: tensors({ x: vector, y: [2 * c] }),
-      loss,
-      samples,
+      ...report,
     })),
   );
 const anyHeating: fc.Arbitrary<Heating> = fc.record({
@@ -170,9 +146,33 @@ const anyFellrecOptions: fc.Arbitrary<FellrecOptions> = fc.record({
   ),
   heating: fc.oneof(fc.constant(false as const), anyHeating),
 });
-const anyStrategy: fc.Arbitrary<Strategy> = fc.oneof(
-  anyFellrecOptions.map(fellrec),
-  fc.constantFrom(fedavg(), uniform(), local()),
+const anyFedampOptions: fc.Arbitrary<FedampOptions> = fc.record({
+  alpha: fc.double({ min: 0.01, max: 1e4, noNaN: true }),
+  sigma: fc.double({ min: 0.1, max: 1e4, noNaN: true }),
+});
+const unit = fc.double({ min: 0, max: 1, noNaN: true });
+const anyClusteredOptions: fc.Arbitrary<ClusteredOptions> = fc.record({
+  epsilon1: unit,
+  epsilon2: fc.double({ min: 0, max: 100, noNaN: true }),
+  gammaMax: unit,
+});
+const anyFellrec = anyFellrecOptions.map(fellrec);
+/** Those that have nothing to decide between clients that are equally similar. */
+const anyTieless: fc.Arbitrary<Strategy> = fc.oneof(
+  anyFellrec,
+  fc.constantFrom(fedavg(), uniform(), local(), groups(), fedfomo()),
+  anyFedampOptions.map(fedamp),
+  fc.tuple(anyFellrec, anyFedampOptions).map(([strategy, options]) =>
+    chosen([
+      { name: 'fedavg', strategy: fedavg() },
+      { name: 'fellrec', strategy },
+      { name: 'fedamp', strategy: fedamp(options) },
+    ]),
+  ),
+);
+const anyStrategy = fc.oneof(
+  { arbitrary: anyTieless, weight: 4 },
+  { arbitrary: anyClusteredOptions.map(clustered), weight: 1 },
 );
 const anyRound = fc.integer({ min: 0, max: 80 });
 
@@ -180,7 +180,7 @@ describe('every strategy', () => {
   it('has rows of weights from 0 that sum to 1', async () => {
     await fc.assert(
       fc.asyncProperty(anyStrategy, anyUpdates, anyRound, async (strategy, clients, round) => {
-        for (const row of (await mixingOf(strategy, clients, round)).matrix) {
+        for (const row of (await mixingOf(strategy, clients, { round })).matrix) {
           expect(Math.min(...row)).toBeGreaterThanOrEqual(0);
           expect(row.reduce((sum, weight) => sum + weight, 0)).toBeCloseTo(1, 12);
         }
@@ -191,7 +191,7 @@ describe('every strategy', () => {
   it('leaves a client alone unchanged', async () => {
     await fc.assert(
       fc.asyncProperty(anyStrategy, anyUpdates, anyRound, async (strategy, [client], round) => {
-        const mixing = await mixingOf(strategy, [client!], round);
+        const mixing = await mixingOf(strategy, [client!], { round });
         expect(await mixed(mixing, [client!])).toEqual([flat(client!.parameters)]);
       }),
     );
@@ -205,10 +205,10 @@ describe('every strategy', () => {
       ),
     );
     await fc.assert(
-      fc.asyncProperty(anyStrategy, permuted, anyRound, async (strategy, [clients, order], round) => {
-        const { matrix } = await mixingOf(strategy, clients, round);
+      fc.asyncProperty(anyTieless, permuted, anyRound, async (strategy, [clients, order], round) => {
+        const { matrix } = await mixingOf(strategy, clients, { round });
         const other = order.map((c) => clients[c]!);
-        const permutedMixing = await mixingOf(strategy, other, round);
+        const permutedMixing = await mixingOf(strategy, other, { round });
         const expected = order.map((c) => order.map((j) => matrix[c]![j]!));
         expectClose(permutedMixing.matrix.flat(), expected.flat(), 1e-12);
         const before = await mixed({ matrix }, clients);
@@ -221,24 +221,32 @@ describe('every strategy', () => {
     );
   });
 
-  it('does not care about the order of clients with neighbours either, where no two are equally similar', async () => {
+  it('does not care about their order with neighbours or clusters either, where no two are equally similar', async () => {
     const drawn = fc.array(fc.array(value, { minLength: 3, maxLength: 3 }), { minLength: 2, maxLength: 8 });
     const cases = drawn.chain((vectors) =>
       fc.tuple(
         fc.constant(vectors),
         fc.shuffledSubarray([...vectors.keys()], { minLength: vectors.length, maxLength: vectors.length }),
-        fc.nat(vectors.length),
+        fc
+          .nat(vectors.length)
+          .chain((neighbours) =>
+            fc.oneof(
+              fc.constant(fellrec({ similarityOn: 'update', heating: false, neighbours })),
+              anyClusteredOptions.map(clustered),
+            ),
+          ),
       ),
     );
     await fc.assert(
-      fc.asyncProperty(cases, async ([vectors, order, neighbours]) => {
+      fc.asyncProperty(cases, async ([vectors, order, strategy]) => {
         const clients = vectors.map((x, c) => ({
           ...updates[c % updates.length]!,
           start: tensors({ x: [0, 0, 0] }),
           parameters: tensors({ x }),
         }));
-        const strategy = fellrec({ similarityOn: 'update', heating: false, neighbours });
-        const { matrix, similarity } = await mixingOf(strategy, clients, 0);
+        const { matrix } = await mixingOf(strategy, clients);
+        const all = fellrec({ similarityOn: 'update', heating: false });
+        const { similarity } = await mixingOf(all, clients);
         const gaps = similarity!.flatMap((row, c) => {
           const sorted = row.filter((_, j) => j !== c).sort((a, b) => a - b);
           return sorted.slice(1).map((d, i) => d - sorted[i]!);
@@ -247,10 +255,21 @@ describe('every strategy', () => {
         const permuted = await mixingOf(
           strategy,
           order.map((c) => clients[c]!),
-          0,
         );
         const expected = order.flatMap((c) => order.map((j) => matrix[c]![j]!));
         expectClose(permuted.matrix.flat(), expected, 1e-12);
+      }),
+    );
+  });
+
+  it('weighs clients alike that are alike', async () => {
+    await fc.assert(
+      fc.asyncProperty(anyStrategy, anyUpdates, anyRound, async (strategy, clients, round) => {
+        const twin = clients.at(-1)!;
+        fc.pre(flat(twin.start).some((x, k) => x !== flat(twin.parameters)[k]));
+        const all = [...clients, { ...twin, client: 'twin' }];
+        const { matrix } = await mixingOf(strategy, all, { round, judge: byParameters });
+        for (const row of matrix.slice(0, -2)) expect(row.at(-1)).toBeCloseTo(row.at(-2)!, 12);
       }),
     );
   });
@@ -259,7 +278,7 @@ describe('every strategy', () => {
     await fc.assert(
       fc.asyncProperty(anyStrategy, anyUpdates, anyRound, async (strategy, clients, round) => {
         const before = structuredClone(clients);
-        await mixed(await mixingOf(strategy, clients, round), clients);
+        await mixed(await mixingOf(strategy, clients, { round }), clients);
         expect(clients).toEqual(before);
       }),
     );
@@ -268,7 +287,7 @@ describe('every strategy', () => {
   it('mixes as the definition says', async () => {
     await fc.assert(
       fc.asyncProperty(anyStrategy, anyUpdates, anyRound, async (strategy, clients, round) => {
-        const mixing = await mixingOf(strategy, clients, round);
+        const mixing = await mixingOf(strategy, clients, { round });
         const vectors = clients.map(({ parameters }) => flat(parameters));
         const expected = mixing.matrix.map((row) =>
           vectors[0]!.map((_, k) => Math.fround(row.reduce((sum, w, j) => sum + w * vectors[j]![k]!, 0))),
@@ -290,8 +309,8 @@ describe('neighbours', () => {
         anyRound,
         fc.nat(11),
         async (options, clients, round, m) => {
-          const all = await mixingOf(limited(options), clients, round);
-          const { matrix, similarity } = await mixingOf(limited(options, m), clients, round);
+          const all = await mixingOf(limited(options), clients, { round });
+          const { matrix, similarity } = await mixingOf(limited(options, m), clients, { round });
           expect(similarity).toEqual(all.similarity);
           for (const [c, row] of matrix.entries()) {
             expect(row.reduce((sum, weight) => sum + weight, 0)).toBeCloseTo(1, 12);
@@ -321,8 +340,8 @@ describe('neighbours', () => {
         anyRound,
         fc.nat(3),
         async (options, clients, round, more) => {
-          const expected = await mixingOf(limited(options), clients, round);
-          expect(await mixingOf(limited(options, clients.length - 1 + more), clients, round)).toEqual(
+          const expected = await mixingOf(limited(options), clients, { round });
+          expect(await mixingOf(limited(options, clients.length - 1 + more), clients, { round })).toEqual(
             expected,
           );
         },
@@ -347,17 +366,17 @@ describe('neighbours', () => {
 describe('limits', () => {
   it('warmth 0 is local', async () => {
     const cold: Heating = { alpha: 1e-300, beta: 1, temperature: 1, exponent: 't/beta' };
-    const { matrix, warmth } = await mixingOf(fellrec({ similarityOn: 'update', heating: cold }), updates, 0);
+    const { matrix, warmth } = await mixingOf(fellrec({ similarityOn: 'update', heating: cold }), updates);
     expect(Math.max(...warmth!)).toBeLessThan(1e-290);
-    expectClose(matrix.flat(), (await mixingOf(local(), updates, 0)).matrix.flat(), 1e-200);
+    expectClose(matrix.flat(), (await mixingOf(local(), updates)).matrix.flat(), 1e-200);
   });
 
   it('similarity 1 and warmth 1 is uniform', async () => {
     const same = updates.map((update) => ({ ...update, parameters: updates[0]!.parameters }));
     const warm: Heating = { alpha: 100, beta: 1, temperature: 1, exponent: 't/beta' };
     for (const heating of [warm, false as const]) {
-      const { matrix } = await mixingOf(fellrec({ similarityOn: 'update', heating }), same, 10);
-      expectClose(matrix.flat(), (await mixingOf(uniform(), same, 10)).matrix.flat(), 1e-12);
+      const { matrix } = await mixingOf(fellrec({ similarityOn: 'update', heating }), same, { round: 10 });
+      expectClose(matrix.flat(), (await mixingOf(uniform(), same, { round: 10 })).matrix.flat(), 1e-12);
     }
   });
 
@@ -366,18 +385,18 @@ describe('limits', () => {
     // Losses of the reference log's round 0; the warmth follows from the formula.
     const losses = [2.091, 2.08, 2.211, 2.152, 2.089];
     const logged = updates.map((update, c) => ({ ...update, loss: losses[c]! }));
-    const { warmth } = await mixingOf(fellrec({ similarityOn: 'update', heating }), logged, 0);
+    const { warmth } = await mixingOf(fellrec({ similarityOn: 'update', heating }), logged);
     expectClose(warmth!, [0.845, 0.86, 0.644, 0.748, 0.847], 1e-3);
   });
 
   it('fedavg weighs by samples, the same for all', async () => {
     const total = fixture.samples.reduce((sum, n) => sum + n, 0);
     const expected = fixture.samples.map((n) => n / total);
-    expect((await mixingOf(fedavg(), updates, 3)).matrix).toEqual(updates.map(() => expected));
+    expect((await mixingOf(fedavg(), updates, { round: 3 })).matrix).toEqual(updates.map(() => expected));
   });
 
   it('centralized is for one client', async () => {
-    expect((await mixingOf(centralized(), [updates[0]!], 0)).matrix).toEqual([[1]]);
-    await expect(mixingOf(centralized(), updates, 0)).rejects.toThrow('put all data into one client');
+    expect((await mixingOf(centralized(), [updates[0]!])).matrix).toEqual([[1]]);
+    await expect(mixingOf(centralized(), updates)).rejects.toThrow('put all data into one client');
   });
 });
