@@ -128,6 +128,7 @@ export type FederationEvent =
       readonly mixing: Mixing;
       readonly seconds: number;
     }
+  /** In 0 seconds if it had judged just these parameters as a candidate. */
   | {
       readonly type: 'client-evaluated';
       readonly round: number;

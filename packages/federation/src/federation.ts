@@ -7,7 +7,7 @@ import { comparisonsOf } from './comparisons.ts';
 import { cosineMeans, effectiveClients } from './diagnostics.ts';
 import type { BestRound, FederationEvent, FederationState, RoundRecord } from './events.ts';
 import { assertHeld, bytesOf, type Held, heldBy } from './holdings.ts';
-import { evaluationJob, stopwatch, trainingJob } from './jobs.ts';
+import { evaluationJob, knownEvaluationJob, stopwatch, trainingJob } from './jobs.ts';
 import { judgingOf, runJudging } from './judging.ts';
 import { amongAll } from './mixing.ts';
 import { onDisk } from './parameters/disk.ts';
@@ -164,7 +164,10 @@ async function* runRound({
     phase: 'evaluation',
     round,
     participation,
-    jobs: present.map((c) => evaluationJob(clients[c]!, mixed[c]!)),
+    jobs: present.map((c, place) => {
+      const known = judgements?.evaluationOf(place, mixing.matrix[place]!);
+      return known ? knownEvaluationJob(clients[c]!, known) : evaluationJob(clients[c]!, mixed[c]!);
+    }),
     async delivered(place, { result: { loss, samples }, seconds }) {
       return { type: 'client-evaluated', round, client: names[place]!, loss, samples, seconds } as const;
     },

@@ -1,6 +1,6 @@
 // Candidates: parameters that clients judge on their own validation samples before all are mixed.
 import { assertCandidates } from './checks.ts';
-import type { Client } from './client.ts';
+import type { Client, Evaluation } from './client.ts';
 import type { FederationEvent } from './events.ts';
 import { judgingJob } from './jobs.ts';
 import { isSameRow, rowAmongAll } from './mixing.ts';
@@ -13,7 +13,7 @@ import type { Candidate } from './strategies/strategy.ts';
 /** One client's candidates, of which equal ones are judged once. */
 export interface Judging {
   readonly client: Client;
-  readonly names: readonly string[];
+  readonly candidates: readonly Candidate[];
   /** For each its place in `read`. */
   readonly places: readonly number[];
   readonly read: readonly ReadParameters[];
@@ -47,7 +47,7 @@ export async function judgingOf(options: CandidatesOptions): Promise<Judging[]> 
       const number = wanted.push({ client, row: rowAmongAll(present, row, clients.length) }) - 1;
       return () => mixtures[number]!();
     });
-    return { client: clients[client]!, names: own.map(({ name }) => name), places, read };
+    return { client: clients[client]!, candidates: own, places, read };
   });
   const mixtures = await parameters.mixtures(wanted);
   return judged;
@@ -61,6 +61,8 @@ export interface Judgements {
   readonly evaluations: readonly number[];
   /** By name, of those who delivered. */
   readonly seconds: Readonly<Record<string, number>>;
+  /** What it found of a row of the matrix; undefined if it did not judge that. */
+  evaluationOf(place: number, row: readonly number[]): Evaluation | undefined;
 }
 
 type ClientJudged = FederationEvent & { readonly type: 'client-judged' };
@@ -77,14 +79,14 @@ export async function* runJudging(
     participation,
     jobs: judging.map(({ client, read }) => judgingJob(client, read)),
     async delivered(place, { result, seconds }): Promise<ClientJudged> {
-      const { client, names, places } = judging[place]!;
+      const { client, candidates, places } = judging[place]!;
       const { samples } = result[0]!;
       const lossOf = (k: number) => result[places[k]!]!.loss;
       return {
         type: 'client-judged',
         round,
         client: client.name,
-        candidates: samples > 0 ? names.map((name, k) => ({ name, loss: lossOf(k) })) : [],
+        candidates: samples > 0 ? candidates.map(({ name }, k) => ({ name, loss: lossOf(k) })) : [],
         evaluations: result.length,
         samples,
         seconds,
@@ -98,6 +100,12 @@ export async function* runJudging(
     ),
     evaluations: events.map((event) => event?.evaluations ?? 0),
     seconds: Object.fromEntries(delivered.map(({ client, seconds }) => [client, seconds])),
+    evaluationOf(place, row) {
+      const known = judging[place]!.candidates.findIndex((candidate) => isSame(candidate.row, row));
+      const { candidates, samples } = events[place] ?? { candidates: [], samples: 0 };
+      const loss = candidates[known]?.loss;
+      return loss === undefined ? undefined : { loss, samples };
+    },
   };
 }
 

@@ -26,8 +26,19 @@ const relative = fellrec({ similarityOn: 'update', similarity: { form: 'relative
 
 async function finished(options: Partial<FederateOptions> & Pick<FederateOptions, 'clients' | 'strategy'>) {
   const records: RoundRecord[] = [];
+  const clients = new Map(options.clients.map((client) => [client.name, client]));
   const run = { initial: tensors({ x: [0, 0] }), rounds: 3, patience: 9, ...options };
-  for await (const event of federate(run)) if (event.type === 'round-finished') records.push(event);
+  for await (const event of federate(run))
+    if (event.type === 'round-finished') {
+      records.push(event);
+      // What is said of the mixture is true of what the client has.
+      for (const [name, said] of Object.entries(event.validation))
+        expect(
+          await clients
+            .get(name)!
+            .evaluate(await event.state.parameters.get(name)!(), { round: event.round }),
+        ).toEqual(said);
+    }
   return records;
 }
 

@@ -104,6 +104,27 @@ describe.each([
     });
   });
 
+  it('are not asked again of the candidate that they get', async () => {
+    const given: NamedTensors[] = [];
+    const strategy = chosen([
+      { name: 'uniform', strategy: uniform() },
+      { name: 'local', strategy: local() },
+    ]);
+    const events = await all({
+      ...place,
+      strategy,
+      clients: [spied(three[0]!, given), ...three.slice(1)],
+      rounds: 2,
+    });
+    expect(given).toHaveLength(2 * 2);
+    const judged = only(events, 'client-judged').map(({ candidates }) =>
+      Math.min(...candidates.map(({ loss }) => loss)),
+    );
+    const evaluated = only(events, 'client-evaluated');
+    expect(evaluated.map(({ loss }) => loss)).toEqual(judged);
+    expect(evaluated.map(({ samples, seconds }) => [samples, seconds])).toEqual(judged.map(() => [2, 0]));
+  });
+
   it('cost what the record says', async () => {
     const { strategy } = judging((c) => candidates.slice(0, 1 + c));
     const events = await all({ ...place, strategy });
