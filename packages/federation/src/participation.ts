@@ -3,9 +3,9 @@ import type { TrainingProgress } from './client.ts';
 import { ClientFailure, type Job } from './jobs.ts';
 
 export interface Participation {
-  /** Clients that a round needs, in training and in evaluation. */
+  /** Clients that a round needs in each of its phases. */
   readonly quorum: number;
-  /** From then on it waits for no more than these. */
+  /** Of a phase, however many candidates a client judges in it: from then on it waits for no more than these. */
   readonly deadlineSeconds: number;
 }
 
