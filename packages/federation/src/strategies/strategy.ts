@@ -37,7 +37,7 @@ export interface RoundStatistics {
   readonly judged?: readonly (readonly number[] | undefined)[] | undefined;
 }
 
-/** What a strategy may ask for beside the cosines: each is a pass over all clients' parameters. */
+/** What a strategy may ask for beside the cosines. Each of the last two is one more pass over all clients' parameters. */
 export type Comparison = 'innerProducts' | 'squaredDistances' | 'squaredMoves';
 
 /** Parameters that a client judges on its own validation samples, before all are mixed. */
