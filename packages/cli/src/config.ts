@@ -51,6 +51,9 @@ const group = z
   })
   .describe('Clients with a catalogue of their own');
 
+/** Strategies that a client can choose among by its own validation samples. */
+const choosable = ['fedavg', 'fellrec', 'groups', 'uniform', 'local', 'clustered', 'fedamp'] as const;
+
 export const configSchema = z
   .strictObject({
     name: z
@@ -201,14 +204,47 @@ export const configSchema = z
     federation: z
       .strictObject({
         strategy: z
-          .enum(['fellrec', 'fedavg', 'fedprox', 'ditto', 'uniform', 'local', 'centralized'])
+          .enum([
+            'fellrec',
+            'fedavg',
+            'fedprox',
+            'ditto',
+            'fedamp',
+            'fedfomo',
+            'clustered',
+            'groups',
+            'chosen',
+            'uniform',
+            'local',
+            'centralized',
+          ])
           .default('fellrec'),
         rounds: count.default(3),
         patience: count.default(5).describe('Rounds without a better validation loss before it stops'),
         similarityOn: z
-          .enum(['update', 'parameters', 'none'])
+          .enum(['update', 'parameters', 'displacement', 'none'])
           .default('update')
-          .describe('What clients compare under fellrec; none: all count as equally similar'),
+          .describe(
+            'What clients compare under fellrec: what a round changed, their parameters, or all that changed since the common start; none: all count as equally similar',
+          ),
+        similarity: z
+          .strictObject({
+            form: z
+              .enum(['shifted', 'relative', 'attention'])
+              .default('shifted')
+              .describe(
+                "Cosines as similarities: (1 + cos)/2, the paper's; as shares of the round's largest; or sharpened",
+              ),
+            sharpness: z.number().positive().default(25).describe('Of attention: exp(sharpness cos)'),
+            smoothing: z
+              .number()
+              .min(0)
+              .max(0.99)
+              .default(0)
+              .describe("How much of the cosines is the rounds' before"),
+          })
+          .prefault({})
+          .describe('How cosines become similarities under fellrec'),
         neighbours: count
           .optional()
           .describe('Others that a client mixes in under fellrec, the most similar ones (default: all)'),
@@ -222,6 +258,44 @@ export const configSchema = z
           .nonnegative()
           .default(0.1)
           .describe("Of ditto: lambda/2 |x - global model|^2 is added to the loss of a client's own model"),
+        fedamp: z
+          .strictObject({
+            alpha: z.number().positive().default(1).describe('How much others count'),
+            sigma: z
+              .number()
+              .positive()
+              .default(10)
+              .describe('Squared distance of adapters over which attention falls to 1/e'),
+            lambda: z
+              .number()
+              .nonnegative()
+              .default(0.01)
+              .describe('lambda/(2 alpha) |x - start of the round|^2 is added to the loss of training'),
+          })
+          .prefault({}),
+        clustered: z
+          .strictObject({
+            epsilon1: z
+              .number()
+              .min(0)
+              .max(1)
+              .default(0.5)
+              .describe("Splits a cluster whose mean update is shorter than this share of its clients' own"),
+            epsilon2: z
+              .number()
+              .nonnegative()
+              .default(0)
+              .describe('Leaves one whose largest update is no longer than this'),
+            gammaMax: z.number().min(0).max(1).default(0).describe('How far its parts have to point apart'),
+          })
+          .prefault({}),
+        candidates: z
+          .array(z.enum(choosable))
+          .min(1)
+          .default(['fedavg', 'fellrec', 'local'])
+          .describe(
+            'Of chosen: each client takes, each round, the mixture with the lowest loss on its own validation samples',
+          ),
         heating: z
           .union([
             z.literal(false),
@@ -276,7 +350,7 @@ export async function loadConfig(
   if (typeof raw !== 'object' || raw === null) throw new ConfigError(`config: ${file} holds no settings`);
   const settable = raw as Record<string, unknown>;
   delete settable.$schema;
-  for (const setting of settings) set(settable, setting);
+  for (const setting of settings) applySetting(settable, setting);
   if (remote) {
     settable.data = { path: remoteData };
     delete settable.groups;
@@ -316,10 +390,10 @@ export function completed(config: Parsed, source: string): Config {
       recommender === 'recformer' &&
       (recformer.itemTable.every > 1 || recformer.itemTable.stage1Rounds !== undefined) &&
       'recformer.itemTable: with split.adapters all-layers the item table is computed in every round; leave it out',
-    config.federation.strategy === 'fedprox' &&
+    ['fedprox', 'fedamp'].includes(config.federation.strategy) &&
       config.split.k !== undefined &&
       config.split.adapters === 'all-layers' &&
-      'federation.strategy: fedprox holds only what clients train; with split.adapters all-layers take another one',
+      `federation.strategy: ${config.federation.strategy} holds only what clients train; with split.adapters all-layers take another one`,
     config.federation.strategy === 'ditto' &&
       config.split.k !== undefined &&
       config.split.adapters === 'all-layers' &&
@@ -343,7 +417,8 @@ function dataProblems({ data, groups }: Parsed): string[] {
   ].filter((problem) => typeof problem === 'string');
 }
 
-function set(raw: Record<string, unknown>, setting: string): void {
+/** Sets one key of a configuration that is not checked yet, such as `federation.rounds=5`. */
+export function applySetting(raw: Record<string, unknown>, setting: string): void {
   const match = /^([\w.]+)=(.*)$/s.exec(setting);
   if (!match) throw new ConfigError(`config: --set ${setting}: write key=value, such as federation.rounds=5`);
   const keys = match[1]!.split('.');

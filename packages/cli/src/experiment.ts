@@ -22,7 +22,7 @@ import type { Config } from './config.ts';
 import { type DataFacts, factsOf, groupConfigs, readGroups, sharedUsers } from './groups.ts';
 import type { ItemTables } from './item-tables.ts';
 import { holds, keptLayers, middleHere } from './split.ts';
-import { hasTwo } from './strategy.ts';
+import { hasTwo, proximalOf } from './strategy.ts';
 
 /** Clients with one catalogue: users, items, and what recommends these. */
 export interface Group {
@@ -234,8 +234,9 @@ export function inProcessClients(experiment: Experiment, tables: ItemTables): Cl
 }
 
 function trainingClients({ clients, config }: Experiment, tables: ItemTables): Client[] {
-  return clients.map(({ name, train, validation, recommender, holds }) => ({
+  return clients.map(({ name, group, train, validation, recommender, holds }) => ({
     name,
+    ...(group.name !== undefined && { group: group.name }),
     samples: train.length,
     holds,
     async train(parameters, { round, proximal, onProgress }) {
@@ -258,11 +259,9 @@ function trainingClients({ clients, config }: Experiment, tables: ItemTables): C
 }
 
 /** How a client trains in a round, wherever it is. */
-export function trainOptions(
-  { training, federation, seed }: Config,
-  client: string,
-  round: number,
-): TrainOptions {
+export function trainOptions(config: Config, client: string, round: number): TrainOptions {
+  const { training, seed } = config;
+  const proximal = proximalOf(config);
   const { epochs, batchSize, microBatch, learningRate, weightDecay, clipNorm } = training;
   return {
     epochs,
@@ -273,6 +272,6 @@ export function trainOptions(
     clipNorm,
     warmupSteps: round === 0 ? training.warmupSteps : 0,
     stream: [seed, client, round],
-    ...(federation.strategy === 'fedprox' && { proximal: { weight: federation.mu } }),
+    ...(proximal && { proximal }),
   };
 }

@@ -23,7 +23,7 @@ import {
   validationSamples,
 } from '@fellrec/recsys';
 import { type AnyCheckpoint, type Backend, openAny, openBackend } from './backends.ts';
-import { type Config, ConfigError, parseConfig } from './config.ts';
+import { applySetting, type Config, ConfigError, parseConfig } from './config.ts';
 import { runtimeOf, trainOptions } from './experiment.ts';
 import { type GroupConfig, groupConfigs } from './groups.ts';
 import { type Progress, silent } from './progress.ts';
@@ -35,6 +35,10 @@ export interface JoinOptions {
   readonly data: string;
   /** Model folder. */
   readonly model: string;
+  /** Whose users these are. */
+  readonly group?: string | undefined;
+  /** How its items are spoken of: settings of `domain` and `recformer.attributes`. */
+  readonly set?: readonly string[] | undefined;
   /** k: the first layers that stay here, with the last one; all that the model folder has if absent. */
   readonly k?: number | undefined;
   readonly activations: ActivationsEncoding;
@@ -90,6 +94,7 @@ export async function join(options: JoinOptions): Promise<JoinResult> {
       trainSamples: samples.train.length,
       validationSamples: samples.validation.length,
       testUsers: samples.test.length,
+      ...(o.group !== undefined && { group: o.group }),
     },
     giveUpSeconds: o.giveUpSeconds,
     onNote: (text) => progress.line(text),
@@ -162,7 +167,10 @@ function layersKept(
 }
 
 /** The run's settings, with what is the client's own. @throws if the server sent something else than settings */
-function settingsFor({ data, model, cache, threads, k, microBatch }: JoinOptions, json: string): Config {
+function settingsFor(
+  { data, model, cache, threads, k, microBatch, set = [] }: JoinOptions,
+  json: string,
+): Config {
   let sent: Record<string, Record<string, unknown>>;
   try {
     sent = JSON.parse(json);
@@ -170,18 +178,17 @@ function settingsFor({ data, model, cache, threads, k, microBatch }: JoinOptions
     throw new Error(`join: the server's settings are no JSON: ${(cause as Error).message}`, { cause });
   }
   try {
-    return parseConfig(
-      {
-        ...sent,
-        data: { path: resolve(data) },
-        model: { ...sent.model, path: resolve(model) },
-        split: { ...sent.split, ...(k !== undefined && { k }) },
-        training: { ...sent.training, ...(microBatch !== undefined && { microBatch }) },
-        cache,
-        ...(threads !== undefined && { threads }),
-      },
-      "the server's settings",
-    );
+    const settings = {
+      ...sent,
+      data: { path: resolve(data) },
+      model: { ...sent.model, path: resolve(model) },
+      split: { ...sent.split, ...(k !== undefined && { k }) },
+      training: { ...sent.training, ...(microBatch !== undefined && { microBatch }) },
+      cache,
+      ...(threads !== undefined && { threads }),
+    };
+    for (const setting of set) applySetting(settings, setting);
+    return parseConfig(settings, "the server's settings");
   } catch (cause) {
     if (!(cause instanceof ConfigError)) throw cause;
     throw new Error(`join: ${cause.message}; is the server of another version?`, { cause });

@@ -104,6 +104,8 @@ export function program(): Command {
     .argument('<server>', 'such as https://localhost:7443')
     .requiredOption('--data <folder>', 'data folder')
     .requiredOption('--model <folder>', "model folder, the same weights as the server's")
+    .option('--group <name>', 'whose users these are: clients of one group have the same items')
+    .option('--set <key=value...>', "the client's own words: domain.* and recformer.attributes")
     .option('--k <count>', 'first layers that stay here, with the last one (default: all)', whole)
     .addOption(
       new Option('--activations <type>', 'how hidden states and gradients cross')

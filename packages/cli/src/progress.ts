@@ -1,5 +1,5 @@
 // Progress on standard error: one line that is rewritten on a terminal, a line a stage where there is none.
-import type { FederationEvent } from '@fellrec/federation';
+import { effectiveClients, type FederationEvent, type RoundRecord } from '@fellrec/federation';
 import type { Report } from './experiment.ts';
 
 export interface Progress {
@@ -7,6 +7,21 @@ export interface Progress {
   /** A line that stays. */
   line(text: string): void;
   event(event: FederationEvent): void;
+}
+
+/** Between whom, if clients have groups, and how widely was mixed. */
+function mixed({ cosineMeans: cosines, mixing }: RoundRecord): string {
+  const said = (mean: number | undefined, where: string) =>
+    mean === undefined ? [] : `${mean.toFixed(3)} ${where}`;
+  const means = [said(cosines?.within, 'within groups'), said(cosines?.across, 'across')].flat();
+  const counts = effectiveClients(mixing.matrix);
+  const mean = counts.reduce((sum, count) => sum + count, 0) / counts.length;
+  return [
+    means.length > 0 && `; cosines ${means.join(', ')}`,
+    counts.length > 1 && `; a mixture is of ${mean.toFixed(1)} clients in effect`,
+  ]
+    .filter((part) => typeof part === 'string')
+    .join('');
 }
 
 export function progressOn(stream: NodeJS.WriteStream): Progress {
@@ -52,8 +67,15 @@ export function progressOn(stream: NodeJS.WriteStream): Progress {
         case 'round-started':
           line(`round ${event.round + 1}`);
           break;
+        case 'client-judged':
+          line(
+            `  ${event.client} on its validation samples: ${event.candidates
+              .map(({ name, loss }) => `${name} ${loss.toFixed(4)}`)
+              .join(', ')}`,
+          );
+          break;
         case 'round-finished':
-          line(`  validation loss ${event.validationLoss.toFixed(4)}`);
+          line(`  validation loss ${event.validationLoss.toFixed(4)}${mixed(event)}`);
           break;
         case 'stopped-early':
           line(`stopped: the best validation loss was in round ${event.bestRound + 1}`);

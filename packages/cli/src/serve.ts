@@ -47,6 +47,7 @@ import { type ModelParts, openModel } from './backends.ts';
 import { type Config, ConfigError } from './config.ts';
 import { type ItemTables, itemTables } from './item-tables.ts';
 import { servedMiddles } from './middles.ts';
+import { mixingResult } from './mixing.ts';
 import { type Progress, silent } from './progress.ts';
 import { holds, middleOptions } from './split.ts';
 import { strategyOf } from './strategy.ts';
@@ -97,6 +98,11 @@ const maxMessageBytes = 64 * 2 ** 20;
 const maxUploadBytes = 4 * 2 ** 30;
 
 export async function serve(config: Config, o: ServeOptions): Promise<RunResult> {
+  const strategy = strategyOf(config);
+  if (strategy.showsOthers)
+    throw new ConfigError(
+      `serve: under ${strategy.name} every client gets all others' adapters as they are, which remote ones must not; take another strategy, or clients in this process`,
+    );
   const started = performance.now();
   const progress = o.progress ?? silent;
   const tokens = o.tokens === undefined ? undefined : await readTokens(o.tokens);
@@ -152,7 +158,7 @@ export async function serve(config: Config, o: ServeOptions): Promise<RunResult>
       const resume = await store.state();
       const events = federate({
         clients: clients.map((client) => atWork(client, tables, work)),
-        strategy: strategyOf(config),
+        strategy,
         initial,
         rounds: config.federation.rounds,
         patience: config.federation.patience,
@@ -354,6 +360,7 @@ const membersSchema = z.object({
       trainSamples: z.number(),
       validationSamples: z.number(),
       testUsers: z.number(),
+      group: z.string().optional(),
     }),
   ),
 });
@@ -380,17 +387,21 @@ async function begunBy(
       `run: clients.json of ${directory} is not of a run with remote clients; go on with "fellrec train --resume", or choose another name:\n${z.prettifyError(members.error)}`,
     );
   return new Map(
-    members.data.clients.map(({ name, layersKept, ...facts }) => [name, { layersKept, ...facts }]),
+    members.data.clients.map(({ name, layersKept, group, ...facts }) => [
+      name,
+      { layersKept, group, ...facts },
+    ]),
   );
 }
 
 /** A client whose work ends with a signal, and whose item vectors may be those of an earlier round. */
 function atWork(client: RemoteClient, tables: ItemTables, work: AbortSignal): Client {
-  const { name, samples } = client;
+  const { name, samples, facts } = client;
   const until = (signal = work) => AbortSignal.any([signal, work]);
   return {
     name,
     samples,
+    ...(facts.group !== undefined && { group: facts.group }),
     ...(client.holds && { holds: client.holds }),
     async train(parameters, context) {
       const items = await tables.of(name, context.round);
@@ -479,6 +490,7 @@ async function resultOf(
     pooled: meanMetrics(weighted),
     spread: spread('recall@10', new Map(measured.map(({ client, metrics }) => [client, metrics]))),
     floors: {},
+    mixing: history.map(mixingResult),
     truncatedTests: tested.reduce((n, { truncated }) => n + truncated, 0),
     seconds: (performance.now() - started) / 1000,
   };

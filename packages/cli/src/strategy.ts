@@ -1,11 +1,16 @@
 // The strategy that a configuration names, and what a client's parameters are under it.
 import {
   centralized,
+  chosen,
+  clustered,
   ditto,
   dittoStart,
+  fedamp,
   fedavg,
+  fedfomo,
   fedprox,
   fellrec,
+  groups,
   local,
   personalTensors,
   type Strategy,
@@ -15,19 +20,29 @@ import type { NamedTensors } from '@fellrec/graph';
 import type { Config } from './config.ts';
 
 export function strategyOf({ federation }: Config): Strategy {
-  switch (federation.strategy) {
+  return named(federation.strategy, federation);
+}
+
+function named(strategy: Config['federation']['strategy'], federation: Config['federation']): Strategy {
+  switch (strategy) {
     case 'fellrec':
-      return fellrec({
-        similarityOn: federation.similarityOn,
-        heating: federation.heating,
-        neighbours: federation.neighbours,
-      });
+      return fellrec(federation);
     case 'fedavg':
       return fedavg();
     case 'fedprox':
       return fedprox();
     case 'ditto':
       return ditto();
+    case 'fedamp':
+      return fedamp(federation.fedamp);
+    case 'fedfomo':
+      return fedfomo();
+    case 'clustered':
+      return clustered(federation.clustered);
+    case 'groups':
+      return groups();
+    case 'chosen':
+      return chosen(federation.candidates.map((name) => ({ name, strategy: named(name, federation) })));
     case 'uniform':
       return uniform();
     case 'local':
@@ -37,7 +52,19 @@ export function strategyOf({ federation }: Config): Strategy {
   }
 }
 
-// Ditto's clients have two models each; everybody else's parameters are one.
+/** What a strategy adds to the objective of its clients, around what they start a round from. */
+export function proximalOf({ federation }: Config): { readonly weight: number } | undefined {
+  switch (federation.strategy) {
+    case 'fedprox':
+      return { weight: federation.mu };
+    case 'fedamp':
+      return { weight: federation.fedamp.lambda / federation.fedamp.alpha };
+    default:
+      return undefined;
+  }
+}
+
+/** Ditto's clients have two models each; everybody else's parameters are one. */
 export const hasTwo = ({ federation }: Config) => federation.strategy === 'ditto';
 
 /** What the federation starts from. */

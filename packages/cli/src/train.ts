@@ -28,6 +28,7 @@ import {
 } from './experiment.ts';
 import { groupConfigs, userKey } from './groups.ts';
 import { itemTables } from './item-tables.ts';
+import { type MixingResult, mixingResult } from './mixing.ts';
 import { type Progress, silent } from './progress.ts';
 import { federationStart, recommendingWith, strategyOf } from './strategy.ts';
 
@@ -77,6 +78,8 @@ export interface RunResult {
   /** One behind the other; none where data is with the clients. */
   readonly groups?: readonly GroupResult[];
   readonly popularityCosine?: number;
+  /** By round, from 1: what mixing came to. */
+  readonly mixing: readonly MixingResult[];
   /** Test users whose oldest history was dropped to fit the context. */
   readonly truncatedTests: number;
   readonly seconds: number;
@@ -224,6 +227,7 @@ async function evaluateRun(
       floors: floorsOf((kind) => meanMetrics(ofUsers[kind])),
     })),
     popularityCosine: experiment.partition.popularityCosine,
+    mixing: history.map(mixingResult),
     seconds: (performance.now() - started) / 1000,
   };
   return { result, users };

@@ -2,11 +2,15 @@
 import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { createKeys, writeKeys } from '@fellrec/network';
 import { floorMetrics, importDataset, meanMetrics, readDataset, testSamples } from '@fellrec/recsys';
 import { afterAll, beforeAll, expect, test, vi } from 'vitest';
 import type { Comparison } from '../src/compare/result.ts';
+import { loadConfig } from '../src/config.ts';
+import { join as joinRun } from '../src/join.ts';
+import { serve } from '../src/serve.ts';
 import type { RunResult } from '../src/train.ts';
-import { embeddedModel, fellrec, readJson, type Workspace, workspace } from './shared.ts';
+import { embeddedModel, fellrec, filesOf, readJson, type Workspace, workspace } from './shared.ts';
 
 vi.setConfig({ testTimeout: 120_000, hookTimeout: 120_000 });
 
@@ -19,6 +23,10 @@ const groups = (...more: object[]) => [
   ...shops.map((name) => ({ name, path: name, partition: { method: 'random', clients: 2 } })),
   ...more,
 ];
+
+const sampleOf = (shop: string, file: string) =>
+  fileURLToPath(new URL(`../quickstart/shops/${shop}/${file}`, import.meta.url));
+const words = (shop: string) => ({ items: `${shop} things`, item: `${shop} thing`, used: 'bought' });
 
 /** A configuration whose data are the shops. */
 async function config(settings: object = {}): Promise<string> {
@@ -43,10 +51,9 @@ let files = 0;
 beforeAll(async () => {
   place = await workspace();
   for (const shop of shops) {
-    const sample = fileURLToPath(new URL(`../quickstart/shops/${shop}`, import.meta.url));
     await importDataset({
-      interactions: join(sample, 'sequences.tsv'),
-      items: join(sample, 'items.tsv'),
+      interactions: sampleOf(shop, 'sequences.tsv'),
+      items: sampleOf(shop, 'items.tsv'),
       columns: { sequence: 'items' },
       output: folder(shop),
     });
@@ -133,6 +140,82 @@ test('methods and rankings are compared per shop', async () => {
   );
   expect(stderr).toContain('centralized: the groups have catalogues of their own');
   expect(of('centralized').incomplete).toHaveLength(1);
+});
+
+test('remote shops end where shops in one process do', async () => {
+  // All samples of few users: nothing is drawn, so that clients that draw for themselves have the same.
+  const small = await Promise.all(
+    shops.map(async (shop) => {
+      const lines = (await readFile(sampleOf(shop, 'sequences.tsv'), 'utf8')).split('\n');
+      const file = join(place.folder, `few-${shop}.tsv`);
+      await writeFile(file, lines.slice(0, 7).join('\n'));
+      const output = join(place.folder, `few-${shop}`);
+      const columns = { sequence: 'items' };
+      await importDataset({
+        interactions: file,
+        items: sampleOf(shop, 'items.tsv'),
+        columns,
+        kCore: 0,
+        output,
+      });
+      return { name: shop, path: output, partition: { method: 'random', clients: 1 }, domain: words(shop) };
+    }),
+  );
+  const settings = { data: {}, domain: words('other'), federation: { rounds: 2, strategy: 'fellrec' } };
+  const here = await config({ ...settings, name: 'here', groups: small });
+  expect((await fellrec('train', '-c', here)).code).toBe(0);
+
+  const keys = await createKeys({ clients: [...shops], hosts: ['127.0.0.1'], days: 1 });
+  await writeKeys(join(place.folder, 'keys'), keys, { force: false });
+  const key = (name: string) => join(place.folder, 'keys', name);
+  const there = await config({ ...settings, name: 'there', groups: small });
+  const listening = Promise.withResolvers<string>();
+  const served = serve(await loadConfig(there, [], { remote: true }), {
+    host: '127.0.0.1',
+    port: 0,
+    tokens: key('tokens.json'),
+    deadlineSeconds: 60,
+    waitSeconds: 60,
+    firstLayer: 0,
+    maxBytes: 2 ** 30,
+    maxTokens: 65_536,
+    logLevel: 'silent',
+    onListening: listening.resolve,
+  });
+  served.catch(listening.reject);
+  const address = await listening.promise;
+  const joined = small.map(({ name, path, domain }) =>
+    joinRun({
+      server: address,
+      token: key(`${name}.token`),
+      data: path,
+      model: embeddedModel,
+      group: name,
+      set: Object.entries(domain).map(([word, text]) => `domain.${word}=${text}`),
+      activations: 'float32',
+      cache: join(place.folder, 'cache'),
+      threads: 1,
+      giveUpSeconds: 60,
+    }),
+  );
+  await Promise.all(joined);
+  await served;
+  const best = (name: string) => filesOf(join(place.run(name), 'best'));
+  expect(await best('there')).toEqual(await best('here'));
+  const metrics = async (name: string) =>
+    ((await readJson(place.run(name), 'result.json')) as RunResult).clients.map((client) => client.metrics);
+  expect(await metrics('there')).toEqual(await metrics('here'));
+  const { cosineMeans } = await readJson(place.run('there'), 'rounds', '0001', 'round.json');
+  expect(cosineMeans.across).toBeTypeOf('number');
+});
+
+test("a client's own settings are its words only", async () => {
+  const { stderr, code } = await fellrec(
+    ...['join', 'http://127.0.0.1:1', '--token', 'none', '--data', 'none', '--model', embeddedModel],
+    ...['--set', 'training.learningRate=9'],
+  );
+  expect(code).toBe(2);
+  expect(stderr).toContain("everything else is the server's");
 });
 
 test('a share is so many users, others with another seed', async () => {

@@ -98,11 +98,13 @@ function roundOf(
     mixing: {
       matrix,
       ...(strategy === 'fellrec' && {
+        cosines: clients.map((_, i) => clients.map((_, j) => (i === j ? 1 : 0.5 + round / 50))),
         similarity: clients.map((_, i) => clients.map((_, j) => (i === j ? 1 : 0.75 + round / 100))),
         softmax: clients.map(() => 1 / clients.length),
         warmth: clients.map((_, c) => Math.min(1, 0.25 * (round + 1) + c / 100)),
       }),
     },
+    ...(strategy === 'fellrec' && { cosineMeans: { within: 0.5 + round / 50, across: 0.125 } }),
     validation: byClient((c) => ({ loss: loss(round, c), samples: 30 + c })),
     validationLoss: loss(round, 1),
     best: byClient((c) => ({ round: bestRound, loss: loss(bestRound, c) })),
@@ -141,6 +143,7 @@ function resultOf(
     })),
     pooled: metricsAt(0.125),
     spread: { deviation: 0.0321, worst: { client: clients[0]!, value: 0.1 } },
+    mixing: [],
     floors: { random: metricsAt(0.0125), popularity: metricsAt(0.0625) },
     popularityCosine: 0.25,
     truncatedTests: 6,

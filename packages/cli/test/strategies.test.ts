@@ -72,7 +72,7 @@ test('ditto keeps a model of its own beside that of fedavg, and recommends with 
   expect(JSON.parse(asked.stdout).items).toHaveLength(2);
 });
 
-test('ditto says where it cannot be', async () => {
+test('ditto and fedfomo say where they cannot be', async () => {
   const config = await place.config({
     name: 'cut',
     split: { k: 1, adapters: 'all-layers' },
@@ -86,4 +86,8 @@ test('ditto says where it cannot be', async () => {
   const served = await fellrec('serve', '-c', whole, '--names', 'a');
   expect(served.code).toBe(2);
   expect(served.stderr).toContain('clients keep a model of their own');
+  const showing = await place.config({ name: 'showing', federation: { strategy: 'fedfomo' } });
+  const refused = await fellrec('serve', '-c', showing, '--names', 'a');
+  expect(refused.code).toBe(2);
+  expect(refused.stderr).toContain("every client gets all others' adapters as they are");
 });

@@ -1,5 +1,5 @@
 export type { Client, Evaluation, Proximal, RoundContext, TrainingProgress, Update } from './client.ts';
-export type { CosineMeans } from './diagnostics.ts';
+export { type CosineMeans, effectiveClients } from './diagnostics.ts';
 export type { BestRound, FederationEvent, FederationState, Phase, RoundRecord } from './events.ts';
 export { type FederateOptions, federate, type SpillOptions } from './federation.ts';
 export type { ReadParameters, SimilarityOn } from './parameters/round-parameters.ts';

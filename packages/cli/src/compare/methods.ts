@@ -16,6 +16,36 @@ const trained = {
   centralized: () => ({ strategy: 'centralized' }),
   /** All clients count as equally similar; heating stays. Without both it is `uniform`. */
   'fellrec-no-similarity': () => ({ strategy: 'fellrec', similarityOn: 'none' }),
+  /** Cosines as shares of the round's largest between two clients. */
+  'fellrec-relative': ({ similarity }) => ({
+    strategy: 'fellrec',
+    similarity: { ...similarity, form: 'relative' },
+  }),
+  'fellrec-relative-smoothed': ({ similarity }) => ({
+    strategy: 'fellrec',
+    similarity: { ...similarity, form: 'relative', smoothing: similarity.smoothing || 0.5 },
+  }),
+  'fellrec-relative-no-heating': ({ similarity }) => ({
+    strategy: 'fellrec',
+    similarity: { ...similarity, form: 'relative' },
+    heating: false,
+  }),
+  /** As HeurFedAMP sharpens them. */
+  'fellrec-attention': ({ similarity }) => ({
+    strategy: 'fellrec',
+    similarity: { ...similarity, form: 'attention' },
+  }),
+  /** Among FedAvg, the relative form and its own, whatever the configuration's candidates are. */
+  chosen: ({ similarity }) => ({
+    strategy: 'chosen',
+    similarity: { ...similarity, form: 'relative' },
+    candidates: ['fedavg', 'fellrec', 'local'],
+  }),
+  fedamp: () => ({ strategy: 'fedamp' }),
+  fedfomo: () => ({ strategy: 'fedfomo' }),
+  clustered: () => ({ strategy: 'clustered' }),
+  /** FedAvg inside the configuration's groups. */
+  groups: () => ({ strategy: 'groups' }),
   'fellrec-no-heating': () => ({ strategy: 'fellrec', heating: false }),
   /** As the paper has it: cosines of the parameters, and not of what a round changed. */
   'fellrec-parameters': () => ({ strategy: 'fellrec', similarityOn: 'parameters' }),

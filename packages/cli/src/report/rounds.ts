@@ -1,4 +1,5 @@
 // A run round by round: losses, warmth, and who took what from whom.
+import { mixingResult } from '../mixing.ts';
 import { type Figure, figure } from './chart.ts';
 import { curves } from './curves.ts';
 import { choices, heatMap } from './heat.ts';
@@ -77,7 +78,8 @@ export function mixingSection({ partition, rounds }: RunFiles, group: string): S
   const last = rounds.at(-1);
   if (!last || partition.clients.length === 1) return undefined;
   const title = 'Similarity and mixing';
-  const mean = html`<p>${ownWeights(rounds)}</p>\n`;
+  const mean = html`<p>${ownWeights(rounds)}</p>
+${mixingTable(rounds)}`;
   const clients = partition.clients.length;
   if (clients > maxHeatClients)
     return {
@@ -85,7 +87,8 @@ export function mixingSection({ partition, rounds }: RunFiles, group: string): S
       body: html`${mean}<p>Matrices of ${count(clients)} clients are too large to be read here; those of each round are in rounds/0000/round.json and so on.</p>\n`,
     };
   const cells = rounds.reduce(
-    (sum, { clients: present, mixing }) => sum + present.length ** 2 * (mixing.similarity ? 2 : 1),
+    (sum, { clients: present, mixing }) =>
+      sum + present.length ** 2 * (1 + Number(!!mixing.similarity) + Number(!!mixing.cosines)),
     0,
   );
   const every = Math.ceil(cells / maxCells);
@@ -102,9 +105,45 @@ ${choices('Round', group, shown.map(panel), shown.length - 1)}`,
   };
 }
 
+/** What each round's mixing came to. */
+function mixingTable(rounds: readonly RoundFile[]): Html {
+  const results = rounds.map(mixingResult);
+  const knowsGroups = results.some(({ cosineMeans }) => cosineMeans);
+  const chooses = results.some(({ chosen }) => chosen);
+  return htmlTable({
+    caption: `By round. Clients in effect: 1 / sum of a row's squared weights, mean over clients; 1 keeps its own, ${rounds.at(-1)!.clients.length} takes all alike.${knowsGroups ? ' Cosines: means over pairs of clients of one group, and of two.' : ''}`,
+    header: [
+      'round',
+      'clients in effect',
+      ...(knowsGroups ? ['cosine within groups', 'cosine across groups'] : []),
+      ...(chooses ? ['chosen by clients'] : []),
+    ],
+    rows: results.map(({ round, effectiveClients, cosineMeans, chosen }) => [
+      String(round),
+      fixed(effectiveClients, 2),
+      ...(knowsGroups ? [fixed(cosineMeans?.within, 3), fixed(cosineMeans?.across, 3)] : []),
+      ...(chooses
+        ? [
+            Object.entries(chosen ?? {})
+              .map(([name, clients]) => `${name} ${clients}`)
+              .join(', '),
+          ]
+        : []),
+    ]),
+  });
+}
+
 function matrices({ clients, absent, mixing }: RoundFile, largest: number): Html {
   return html`<div class="pair">
 ${
+  mixing.cosines &&
+  heatMap({
+    caption: 'Cosines between clients, -1 to 1; none below 0 is shaded',
+    names: clients,
+    values: mixing.cosines,
+    largest: 1,
+  })
+}${
   mixing.similarity &&
   heatMap({
     caption: 'Similarity between clients, 0 to 1',

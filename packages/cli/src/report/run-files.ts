@@ -61,7 +61,14 @@ const roundFile = z
     absent: z.array(z.string()).default([]),
     samples: byClient,
     losses: byClient,
-    mixing: z.object({ matrix, similarity: matrix.optional(), warmth: z.array(z.number()).optional() }),
+    mixing: z.object({
+      matrix,
+      cosines: matrix.optional(),
+      similarity: matrix.optional(),
+      warmth: z.array(z.number()).optional(),
+      chosen: z.array(z.string()).optional(),
+    }),
+    cosineMeans: z.object({ within: z.number().optional(), across: z.number().optional() }).optional(),
     validation: z.record(z.string(), z.object({ loss: z.number(), samples: count })),
     validationLoss: z.number(),
     best: z.record(z.string(), best),
@@ -71,8 +78,8 @@ const roundFile = z
     seconds: z.object({ total: z.number() }),
   })
   .refine(
-    ({ clients, mixing: { matrix: weights, similarity, warmth } }) =>
-      [weights, similarity].every((rows) => !rows || isSquare(rows, clients.length)) &&
+    ({ clients, mixing: { matrix: weights, cosines, similarity, warmth } }) =>
+      [weights, cosines, similarity].every((rows) => !rows || isSquare(rows, clients.length)) &&
       (!warmth || warmth.length === clients.length),
     'mixing: there must be a row and a column for each client',
   );

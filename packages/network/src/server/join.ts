@@ -20,7 +20,7 @@ export interface ServedLayers {
 
 /** @throws INVALID_ARGUMENT, and FAILED_PRECONDITION if it does not fit the server's model */
 export function factsOf(request: JoinRequest, { hash, layers }: ServedModel): JoinFacts {
-  const { modelHash, layersKept, trainSamples, validationSamples, testUsers } = request;
+  const { modelHash, layersKept, trainSamples, validationSamples, testUsers, group } = request;
   if (!/^[0-9a-f]{64}$/.test(modelHash))
     throw invalid('model_hash: send 64 lower-case hexadecimal digits, as "fellrec model info" prints them');
   if (modelHash !== hash)
@@ -28,7 +28,9 @@ export function factsOf(request: JoinRequest, { hash, layers }: ServedModel): Jo
       `model_hash: the server's model is ${hash}, the client's ${modelHash}; take the same weights`,
     );
   if (layersKept !== undefined) assertServed(layersKept, layers);
-  return { modelHash, layersKept, trainSamples, validationSamples, testUsers };
+  if (group !== undefined && !/^[\p{L}\p{N}_-]{1,64}$/u.test(group))
+    throw invalid('group: 1 to 64 letters, digits, "-" and "_"');
+  return { modelHash, layersKept, trainSamples, validationSamples, testUsers, group };
 }
 
 function assertServed(layersKept: number, layers: ServedLayers | undefined): void {

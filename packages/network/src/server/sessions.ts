@@ -10,6 +10,8 @@ export interface JoinFacts {
   readonly trainSamples: number;
   readonly validationSamples: number;
   readonly testUsers: number;
+  /** Whose users these are: a label. */
+  readonly group?: string | undefined;
 }
 
 export interface Session {
