@@ -138,6 +138,14 @@ test('methods and rankings are compared per shop', async () => {
   expect(of('fellrec').clients.map(({ client }) => client)).toEqual(
     result.clients.map(({ client }) => client),
   );
+  expect(
+    of('popularity').groups!.map(({ group, users, metrics }) => [group, users, metrics['recall@10']]),
+  ).toEqual(
+    result.groups!.map(({ group, testUsers, floors }) => [group, testUsers, floors.popularity['recall@10']]),
+  );
+  expect(of('fellrec').groups![1]!.against!['recall@10']!.users).toBe(20);
+  const { stdout: text } = await fellrec('compare', '-c', file, ...methods);
+  expect(text).toMatch(/^R@10 +nintendo +against fedavg, % +p +playstation/m);
   expect(stderr).toContain('centralized: the groups have catalogues of their own');
   expect(of('centralized').incomplete).toHaveLength(1);
 });

@@ -10,7 +10,14 @@ import {
 } from '@fellrec/recsys';
 import { userKey } from '../groups.ts';
 import { shownMetrics } from '../table.ts';
-import type { ClientSpread, ComparedClient, ComparedMethod, Comparison, MixingAgreement } from './result.ts';
+import type {
+  ClientSpread,
+  ComparedClient,
+  ComparedGroup,
+  ComparedMethod,
+  Comparison,
+  MixingAgreement,
+} from './result.ts';
 import type { UserMetrics } from './user-metrics.ts';
 
 /** What a method did with one seed. */
@@ -80,6 +87,7 @@ function describe(
   const spread = spreadOf(clients);
   const agreement = agreementOf(runs);
   const against = base[0]?.method === method ? undefined : differences(method, complete, base);
+  const groups = groupNames(all).flatMap((group) => groupOf(group, method, complete, base) ?? []);
   return {
     method,
     runs: trials.map(({ seed, directory }) => ({ seed, directory })),
@@ -88,12 +96,45 @@ function describe(
     metrics: meanMetrics(bySeed),
     deviations: bySeed.length < 2 ? {} : deviationsOf(bySeed),
     clients,
+    ...(groups.length > 0 && { groups }),
     ...(spread && { spread }),
     ...(agreement && { agreement }),
     ...(seconds.length > 0 && { seconds: mean(seconds) }),
     ...(runs.length > 0 && { bytes: mean(runs.map(bytesOf)) }),
     ...(against && { against }),
   };
+}
+
+function groupNames(trials: readonly Trial[]): string[] {
+  return [
+    ...new Set(trials.flatMap(({ run }) => run?.partition.clients.flatMap(({ group }) => group ?? []) ?? [])),
+  ];
+}
+
+/** What is said of a method, of a group's users alone; undefined where none of them was tested. */
+function groupOf(
+  group: string,
+  method: string,
+  complete: readonly Trial[],
+  base: readonly Trial[],
+): ComparedGroup | undefined {
+  const own = (trials: readonly Trial[]) =>
+    trials.map((trial) => ({ ...trial, users: within(group, trial.users) }));
+  const [trials, partners] = [own(complete), own(base)];
+  const tested = trials.filter(({ users }) => users.size > 0);
+  if (tested.length === 0) return undefined;
+  const against = base[0]?.method === method ? undefined : differences(method, tested, partners);
+  return {
+    group,
+    users: tested.reduce((n, { users }) => n + users.size, 0),
+    metrics: meanMetrics(tested.map(({ users }) => meanMetrics([...users.values()]))),
+    ...(against && { against }),
+  };
+}
+
+function within(group: string, users: UserMetrics): UserMetrics {
+  const prefix = userKey(group, '');
+  return new Map([...users].filter(([user]) => user.startsWith(prefix)));
 }
 
 /** On the users and seeds that both methods were tested on; a user with several seeds is drawn with all of them. */

@@ -23,6 +23,15 @@ export interface ClientSpread {
   readonly worstLoss?: number;
 }
 
+/** Users with one catalogue, of all seeds. */
+export interface ComparedGroup {
+  readonly group: string;
+  readonly users: number;
+  readonly metrics: Metrics;
+  /** By metric; none of the baseline itself. */
+  readonly against?: Readonly<Record<string, PairedDifference>>;
+}
+
 /** Whether clients listen to those whose data is like theirs: off the diagonal, mean over rounds, clients and seeds. */
 export interface MixingAgreement {
   /** Pearson's r of the weights with the overlap (Jaccard) of the items that two clients' users trained on. */
@@ -44,6 +53,8 @@ export interface ComparedMethod {
   /** Standard deviations over seeds (of the sample); empty with one seed. */
   readonly deviations: Metrics;
   readonly clients: readonly ComparedClient[];
+  /** None where all clients share one catalogue. */
+  readonly groups?: readonly ComparedGroup[];
   /** None where no run says which users belong together. */
   readonly spread?: ClientSpread;
   /** Undefined where a client weighs all others alike. */

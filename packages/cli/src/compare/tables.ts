@@ -26,6 +26,7 @@ export function comparisonText(comparison: Comparison): string {
       ]),
     ),
     ...againstTable(methods, baseline),
+    ...groupTable(methods, baseline),
     ...balanceTable(methods),
     ...methods.flatMap(({ method, incomplete }) =>
       incomplete.map(
@@ -65,6 +66,25 @@ function change({ difference, relative }: NonNullable<ComparedMethod['against']>
   if (!relative)
     return `absolute ${difference.mean.toFixed(4)} (${difference.low.toFixed(4)} to ${difference.high.toFixed(4)})`;
   return `${signedPercent(relative.mean)} (${signedPercent(relative.low)} to ${signedPercent(relative.high)})`;
+}
+
+/** R@10 of each group's users; none where all clients share one catalogue. */
+function groupTable(methods: readonly ComparedMethod[], baseline: string): string[] {
+  const names = (methods.find(({ groups }) => groups)?.groups ?? []).map(({ group }) => group);
+  if (names.length === 0) return [];
+  const rows = methods.map(({ method, groups = [] }) => [
+    method,
+    ...names.flatMap((name) => {
+      const found = groups.find(({ group }) => group === name);
+      const against = found?.against?.['recall@10'];
+      return [
+        fixed(found?.metrics['recall@10'], 4),
+        against ? change(against) : '',
+        against ? against.p.toFixed(3) : '',
+      ];
+    }),
+  ]);
+  return [table(['R@10', ...names.flatMap((name) => [name, `against ${baseline}, %`, 'p'])], rows)];
 }
 
 /** How far clients are apart, and whom they listen to. */

@@ -58,6 +58,26 @@ ${tableIfAny({
       : [],
   ),
 })}${tableIfAny({
+  caption: `R@10 by group, each over its own catalogue, and its change against ${baseline}`,
+  header: [
+    'method',
+    ...(methods.find(({ groups }) => groups)?.groups ?? []).flatMap(({ group }) => [group, 'change', 'p']),
+  ],
+  rows: methods.flatMap(({ method, groups }) =>
+    groups
+      ? [
+          [
+            method,
+            ...groups.flatMap(({ metrics, against }) => [
+              fixed(metrics[metric], 4),
+              against ? change(against[metric]) : '',
+              against ? fixed(against[metric]?.p, 3) : '',
+            ]),
+          ],
+        ]
+      : [],
+  ),
+})}${tableIfAny({
   caption:
     'Do clients take more from those whose data is like theirs? Correlation (r) of mixing weights with likeness, over pairs of clients',
   header: ['method', 'shared items', 'popularity of items'],
