@@ -9,6 +9,7 @@ import { parseArgs } from 'node:util';
 import {
   type ComparedMethod,
   type Comparison,
+  type Config,
   compare,
   comparedMetrics,
   loadConfig,
@@ -16,11 +17,16 @@ import {
   progressOn,
 } from '@fellrec/cli';
 
+/** A data folder's name, or one for each of the configuration's groups in their order. */
+type DataFolders = string | readonly string[];
+
 interface Study {
   /** Of its runs and of its place in the page. */
   readonly name: string;
   readonly config: string;
-  readonly settings: readonly string[];
+  readonly data: DataFolders;
+  /** Folder of its model; none if the configuration's own is embedded. */
+  readonly model?: string;
   readonly methods: readonly Method[];
   readonly seeds: readonly number[];
 }
@@ -35,23 +41,32 @@ const { values } = parseArgs({
   },
 });
 const root = fileURLToPath(new URL('..', import.meta.url));
-const data = (name: string) => `data.path=${resolve(values.data, name)}`;
-const model = (name: string) => `model.path=${resolve(values.models, name)}`;
 
 const floors: readonly Method[] = ['zero-shot', 'cooccurrence', 'sasrec', 'popularity', 'random'];
+
+const silos = ['games-12core', 'office-7core', 'ml-100k-loo'];
+const mixtures: readonly Method[] = [
+  'fellrec',
+  'fellrec-relative',
+  'fellrec-relative-smoothed',
+  'chosen',
+  'fedavg',
+  'local',
+];
 
 const studies: readonly Study[] = [
   {
     name: 'sample-bigrec',
     config: 'packages/cli/quickstart/config.yaml',
-    settings: [data('sample')],
+    data: 'sample',
     methods: ['fellrec', 'fedavg', 'local', ...floors],
     seeds: [1, 2, 3],
   },
   {
     name: 'games-minilm',
     config: 'configs/results-games-minilm.yaml',
-    settings: [data('games'), model('all-minilm-l6-v2')],
+    data: 'games',
+    model: 'all-minilm-l6-v2',
     methods: [
       'fellrec',
       'fedavg',
@@ -71,16 +86,52 @@ const studies: readonly Study[] = [
   {
     name: 'games-smollm2',
     config: 'configs/results-games-smollm2.yaml',
-    settings: [data('games'), model('smollm2-135m-instruct')],
+    data: 'games',
+    model: 'smollm2-135m-instruct',
     methods: ['fellrec', 'fedavg', 'local', 'zero-shot', 'popularity'],
     seeds: [1, 2],
   },
   {
     name: 'ml-100k-minilm',
     config: 'configs/results-ml-100k-minilm.yaml',
-    settings: [data('ml-100k'), model('all-minilm-l6-v2')],
+    data: 'ml-100k',
+    model: 'all-minilm-l6-v2',
     methods: ['fellrec', 'fedavg', 'fedprox', 'ditto', 'local', 'centralized', ...floors],
     seeds: [1, 2, 3],
+  },
+  {
+    name: 'silos-minilm',
+    config: 'configs/results-silos-minilm.yaml',
+    data: silos,
+    model: 'all-minilm-l6-v2',
+    methods: [
+      ...mixtures,
+      'fellrec-relative-no-heating',
+      'fedamp',
+      'fedfomo',
+      'clustered',
+      'groups',
+      'zero-shot',
+      'cooccurrence',
+      'popularity',
+    ],
+    seeds: [1, 2, 3],
+  },
+  {
+    name: 'games-12core-minilm',
+    config: 'configs/results-games-12core-minilm.yaml',
+    data: 'games-12core',
+    model: 'all-minilm-l6-v2',
+    methods: [...mixtures, 'zero-shot', 'cooccurrence', 'popularity'],
+    seeds: [1, 2, 3],
+  },
+  {
+    name: 'silos-smollm2',
+    config: 'configs/results-silos-smollm2.yaml',
+    data: silos,
+    model: 'smollm2-135m-instruct',
+    methods: [...mixtures, 'groups', 'zero-shot', 'popularity'],
+    seeds: [1],
   },
 ];
 
@@ -90,13 +141,24 @@ if (chosen.length === 0)
   throw new Error(
     `results: no study "${values.only}"; there are ${studies.map(({ name }) => name).join(', ')}`,
   );
-for (const { name, config, settings, methods, seeds } of chosen) {
-  const places = [`name=${name}`, `runs=${resolve(values.runs)}`, `cache=${resolve(values.cache)}`];
-  const loaded = await loadConfig(join(root, config), [...settings, ...places]);
+for (const { name, config: file, data, model, methods, seeds } of chosen) {
+  const places = [
+    `name=${name}`,
+    `runs=${resolve(values.runs)}`,
+    `cache=${resolve(values.cache)}`,
+    ...(model === undefined ? [] : [`model.path=${resolve(values.models, model)}`]),
+  ];
+  const config = withData(await loadConfig(join(root, file), places), data);
   for (const [i] of seeds.entries()) {
     const options = { methods, seeds: seeds.slice(0, i + 1), baseline: 'fedavg' as const };
-    place(name, markdown(await compare(loaded, { ...options, progress: progressOn(process.stderr) })));
+    place(name, markdown(await compare(config, { ...options, progress: progressOn(process.stderr) })));
   }
+}
+
+function withData(config: Config, data: DataFolders): Config {
+  const folder = (name: string) => resolve(values.data, name);
+  if (typeof data === 'string') return { ...config, data: { ...config.data, path: folder(data) } };
+  return { ...config, groups: config.groups!.map((group, i) => ({ ...group, path: folder(data[i]!) })) };
 }
 
 /** Replaces what stands between a name's marks. */
