@@ -73,6 +73,7 @@ export type {
   TokenLayout,
 } from './split/middle.ts';
 export { recformerCut } from './split/recformer.ts';
+export { type TokenTree, type TreeBranch, type TreeNode, tokenTree } from './token-tree.ts';
 export { loadTokenizer, type Tokenizer } from './tokenizer.ts';
 export type { VerifiedGroup } from './verified.ts';
 export { verifyFixture } from './verify-fixture.ts';
