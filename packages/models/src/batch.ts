@@ -30,6 +30,8 @@ export const ignoredLabel = -100;
 const masked = -1e9;
 /** Padded lengths are multiples of it. */
 const lengthStep = 8;
+/** Sequences computed at once. */
+export const defaultBatch = 8;
 
 /**
  * How many tokens all sequences begin with alike, so far as they need computing only once: every sequence keeps a token

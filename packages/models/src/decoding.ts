@@ -1,17 +1,85 @@
 // Generation on compiled programs: the prompts in one pass, then a token of every beam at a time, with the keys and values
 // of prompts and beams handed on from step to step.
 import { type Float32Tensor, int64, type Program, type Tensor } from '@fellrec/graph';
-import { batchOf, lastRows, promptMask, type Tokens } from './batch.ts';
+import { batchOf, chunks, defaultBatch, lastRows, promptMask, type Tokens } from './batch.ts';
 import type { LlamaConfig } from './checkpoint/config.ts';
 import {
   beamSearch,
+  candidatesPerRow,
   type DecodeStep,
   type GenerationOptions,
   type Hypothesis,
-  type NextTokens,
 } from './generation.ts';
 import { rotaryTables } from './llama.ts';
+import { alongTrees, likeliestTokens, type NextTokensReader } from './next-tokens.ts';
 import { grownName, isCacheName } from './programs.ts';
+import type { TokenTree } from './token-tree.ts';
+
+export interface BatchOptions {
+  /** Prompts computed at once, of like lengths. */
+  readonly batch?: number;
+  readonly onProgress?: (done: number, total: number) => void;
+}
+
+export interface TreeOptions {
+  /**
+   * A tree for each prompt: its hypotheses are sequences of the tree, whole, and fewer than `beams` if there are not so
+   * many. End tokens end nothing then, leaves do.
+   */
+  readonly trees?: readonly TokenTree[];
+}
+
+/** Generates after prompts of like lengths together. `search` continues those of a batch. */
+export async function generateInBatches(
+  prompts: readonly (readonly number[])[],
+  { batch = defaultBatch, onProgress, trees, ...options }: GenerationOptions & BatchOptions & TreeOptions,
+  vocabularySize: number,
+  search: (
+    prompts: readonly Tokens[],
+    options: GenerationOptions,
+    reader: NextTokensReader,
+  ) => Promise<Hypothesis[][]>,
+): Promise<Hypothesis[][]> {
+  assertWholeSequences(prompts.length, options, trees);
+  const count = candidatesPerRow(options);
+  const open = prompts
+    .map((ids, index) => ({ ids, index, tree: trees?.[index] }))
+    .filter(({ tree }) => tree?.size !== 0)
+    .sort((a, b) => a.ids.length - b.ids.length);
+  const found = prompts.map((): Hypothesis[] => []);
+  let done = prompts.length - open.length;
+  for (const part of chunks(open, batch)) {
+    const reader = trees
+      ? alongTrees(
+          part.map(({ tree }) => tree!),
+          { beams: options.beams, count, vocabularySize },
+        )
+      : likeliestTokens(Math.min(count, vocabularySize));
+    const hypotheses = await search(part, options, reader);
+    for (const [i, { index, tree }] of part.entries())
+      found[index] = tree
+        ? hypotheses[i]!.map((hypothesis) => ({ ...hypothesis, sequences: tree.find(hypothesis.ids) }))
+        : hypotheses[i]!;
+    done += part.length;
+    onProgress?.(done, prompts.length);
+  }
+  return found;
+}
+
+function assertWholeSequences(
+  prompts: number,
+  { maxNewTokens }: GenerationOptions,
+  trees: readonly TokenTree[] | undefined,
+): void {
+  if (!trees) return;
+  if (trees.length !== prompts)
+    throw new Error(`model: ${trees.length} trees for ${prompts} prompts; one for each`);
+  const depth = trees.reduce((deepest, tree) => Math.max(deepest, tree.depth), 0);
+  if (maxNewTokens < depth)
+    throw new Error(
+      `model: maxNewTokens is ${maxNewTokens}, the longest sequence of a tree has ${depth} tokens; allow as many, no sequence is cut`,
+    );
+}
 
 /** What all sequences of a call begin with. */
 export interface Prefix {
@@ -34,12 +102,14 @@ export async function continuations(
   prompts: readonly Tokens[],
   { config, prefix, promptPass, decoding, adapter }: Decoder,
   options: GenerationOptions,
+  reader: NextTokensReader,
 ): Promise<Hypothesis[][]> {
   const batch = batchOf(config, prompts, { prefix: prefix.ids.length });
   const prompt = await promptPass.run({
     ...batch.feeds,
     ...prefix.feeds,
     ...adapter,
+    ...reader.feeds(),
     rows: lastRows(prompts, batch),
   });
   const cache = decodingCache(config, prompt, {
@@ -47,16 +117,18 @@ export async function continuations(
     time: prefix.ids.length + batch.time,
     beams: options.beams,
   });
-  const step: DecodeStep = async ({ users, tokens, parents }) => {
+  const step: DecodeStep = async (next) => {
+    const { users, tokens, parents } = next;
     const found = await decoding.run({
       ...adapter,
       ...cache.feeds(users, parents),
+      ...reader.feeds(next),
       ids: int64(tokens, [users.length, options.beams]),
     });
     cache.grow(found);
-    return nextTokens(found);
+    return reader.read(found);
   };
-  return beamSearch(nextTokens(prompt), prompts.length, step, options);
+  return beamSearch(reader.read(prompt), prompts.length, step, options);
 }
 
 /** Tokens that may be generated before the rotary tables are computed anew. */
@@ -120,14 +192,6 @@ export function decodingCache(
 /** Keys or values of no token. */
 export function emptyCache({ keyValueHeadCount, headDim }: LlamaConfig, rows: number): Float32Tensor {
   return { dtype: 'float32', dims: [rows, keyValueHeadCount, 0, headDim], data: new Float32Array(0) };
-}
-
-export function nextTokens({ nextIds, logProbabilities }: Record<string, Tensor>): NextTokens {
-  return {
-    perRow: nextIds!.dims[1]!,
-    ids: nextIds!.data,
-    logProbabilities: logProbabilities!.data as Float32Array,
-  };
 }
 
 /** Entries of the first axis. */

@@ -15,24 +15,32 @@ export interface Hypothesis {
   readonly ids: readonly number[];
   /** Sum of log-probabilities / length ^ lengthPenalty. */
   readonly score: number;
+  /** Where the search runs along a tree: the indices of the tree's sequences that it is, which are equal. */
+  readonly sequences?: readonly number[];
 }
 
 /** The likeliest next tokens of each row and their log-probabilities, [rows, perRow] flat, best first. */
 export interface NextTokens {
   readonly perRow: number;
   readonly ids: ArrayLike<number | bigint>;
+  /** -Infinity where a row has fewer. */
   readonly logProbabilities: ArrayLike<number>;
+  /** Whether a token is the last of its sequence; where absent, end tokens are. */
+  readonly ends?: ArrayLike<boolean>;
 }
 
 /**
- * What follows when `tokens` are appended to rows `parents` of the call before: a row for every beam of each of `users`,
- * of which there are fewer the more are done.
+ * Appends `tokens` to rows `parents` of the call before: a row for every beam of each of `users`, of which there are
+ * fewer the more are done.
  */
-export type DecodeStep = (next: {
+export interface BeamTokens {
   readonly users: readonly number[];
   readonly tokens: readonly number[];
   readonly parents: readonly number[];
-}) => Promise<NextTokens>;
+}
+
+/** What follows then. */
+export type DecodeStep = (next: BeamTokens) => Promise<NextTokens>;
 
 /** How many of a row's next tokens a search looks at, as transformers: enough if every end token is among them. */
 export function candidatesPerRow({ beams, eosIds }: Pick<GenerationOptions, 'beams' | 'eosIds'>): number {
@@ -62,7 +70,7 @@ export async function beamSearch(
 ): Promise<Hypothesis[][]> {
   const { beams, maxNewTokens, lengthPenalty = 1, eosIds } = options;
   if (beams === 1) return greedySearch(first, users, step, options);
-  const eos = new Set(eosIds);
+  const isLast = lastTokens(eosIds);
   const kept = candidatesPerRow(options);
   const states = Array.from(
     { length: users },
@@ -79,22 +87,18 @@ export async function beamSearch(
     const open: { state: UserState; ranked: readonly Continuation[] }[] = [];
     active.forEach((state, place) => {
       const candidates = topContinuations(next, place * rowsPerUser, state.running, kept);
-      const stops = candidates.map(({ token }) => length === maxNewTokens || eos.has(token));
+      const stops = candidates.map(({ at }) => length === maxNewTokens || isLast(next, at));
       const justFinished = candidates
         .filter((_, i) => i < beams && stops[i])
         .map((c) => ({ ids: c.ids, score: c.logProbability / length ** lengthPenalty }));
       state.finished = [...state.finished, ...justFinished].sort((a, b) => b.score - a.score).slice(0, beams);
-      // Candidates that stop run on only where there are not enough others, far behind (as transformers' -1e9).
-      const ranked = [
-        ...candidates.filter((_, i) => !stops[i]),
-        ...candidates.filter((_, i) => stops[i]),
-      ].slice(0, beams);
+      const ranked = filledUp(candidates.filter((_, i) => !stops[i]).slice(0, beams), beams);
       state.running = ranked;
       const best = candidates.find((_, i) => !stops[i])?.logProbability ?? Number.NEGATIVE_INFINITY;
       const worst = state.finished.length < beams ? Number.NEGATIVE_INFINITY : state.finished.at(-1)!.score;
       // Whether a running beam may still beat the worst finished one.
       const improvable = best / length ** lengthPenalty > worst;
-      if (improvable && stops.some((stop) => !stop)) open.push({ state, ranked });
+      if (improvable && ranked.length > 0) open.push({ state, ranked });
     });
     if (open.length === 0) return states.map(({ finished }) => [...finished]);
     active = open.map(({ state }) => state);
@@ -108,12 +112,21 @@ export async function beamSearch(
   }
 }
 
+/** A row for every beam: where there are too few, dead ones, which nothing continues (transformers' -1e9). */
+function filledUp(running: readonly Continuation[], beams: number): readonly Continuation[] {
+  const [best] = running;
+  if (!best) return [];
+  const dead = { ...best, logProbability: Number.NEGATIVE_INFINITY };
+  return [...running, ...new Array<Continuation>(beams - running.length).fill(dead)];
+}
+
 async function greedySearch(
   first: NextTokens,
   users: number,
   step: DecodeStep,
   { maxNewTokens, eosIds, lengthPenalty = 1 }: Omit<GenerationOptions, 'beams'>,
 ): Promise<Hypothesis[][]> {
+  const isLast = lastTokens(eosIds);
   const states = Array.from({ length: users }, (_, user) => ({
     user,
     ids: [] as number[],
@@ -128,7 +141,7 @@ async function greedySearch(
     });
     const open = active
       .map((state, row) => ({ state, row }))
-      .filter(({ state }) => length < maxNewTokens && !eosIds.includes(state.ids.at(-1)!));
+      .filter(({ row }) => length < maxNewTokens && !isLast(next, row * next.perRow));
     if (open.length === 0)
       return states.map(({ ids, logProbability }) => [
         { ids, score: logProbability / ids.length ** lengthPenalty },
@@ -142,13 +155,21 @@ async function greedySearch(
   }
 }
 
+/** Whether the next token at a place ends its sequence. */
+function lastTokens(eosIds: readonly number[]): (next: NextTokens, at: number) => boolean {
+  const eos = new Set(eosIds);
+  return ({ ids, ends }, at) => ends?.[at] ?? eos.has(Number(ids[at]));
+}
+
 interface Continuation extends Running {
   readonly token: number;
+  /** Its place among the next tokens. */
+  readonly at: number;
   /** Row of the step before that it continues. */
   readonly row: number;
 }
 
-/** The `count` best continuations of a user's running beams, whose rows begin at `base`, best first. */
+/** The `count` best continuations of a user's running beams, whose rows begin at `base`, best first; none of dead ones. */
 function topContinuations(
   { perRow, ids, logProbabilities }: NextTokens,
   base: number,
@@ -161,13 +182,15 @@ function topContinuations(
         const at = (base + place) * perRow + i;
         return {
           beam,
+          at,
           row: base + place,
           token: Number(ids[at]),
           score: beam.logProbability + logProbabilities[at]!,
         };
       }),
     )
+    .filter(({ score }) => score > Number.NEGATIVE_INFINITY)
     .sort((a, b) => b.score - a.score)
     .slice(0, count)
-    .map(({ beam, row, token, score }) => ({ ids: [...beam.ids, token], logProbability: score, token, row }));
+    .map(({ beam, score, ...rest }) => ({ ids: [...beam.ids, rest.token], logProbability: score, ...rest }));
 }

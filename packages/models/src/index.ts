@@ -4,6 +4,7 @@ export type { LlamaConfig } from './checkpoint/config.ts';
 export { assertWhole, describePart, holdsPart, type ModelPart } from './checkpoint/part.ts';
 export { readSafetensors, writeSafetensors } from './checkpoint/safetensors.ts';
 export { cutCheckpoint } from './cut.ts';
+export type { BatchOptions, TreeOptions } from './decoding.ts';
 export { fuseAdapter, unfuseAdapter } from './fuse.ts';
 export type { GenerationOptions, Hypothesis } from './generation.ts';
 export {

@@ -5,6 +5,7 @@ import {
   addTo,
   batchOf,
   chunks,
+  defaultBatch,
   dropoutFeeds,
   labelCount,
   labelFeeds,
@@ -15,11 +16,18 @@ import {
   type Tokens,
 } from './batch.ts';
 import type { Checkpoint } from './checkpoint/checkpoint.ts';
-import { continuations, emptyCache, type Prefix } from './decoding.ts';
-import { candidatesPerRow, type GenerationOptions, type Hypothesis } from './generation.ts';
+import {
+  type BatchOptions,
+  continuations,
+  emptyCache,
+  generateInBatches,
+  type Prefix,
+  type TreeOptions,
+} from './decoding.ts';
+import type { GenerationOptions, Hypothesis } from './generation.ts';
 import { llama, type QuantizedBase } from './llama.ts';
 import { adaptedProjections, type LoraConfig, loraGraph } from './lora.ts';
-import { type Compiled, programCache } from './program-cache.ts';
+import { type Compiled, programCache, runOn } from './program-cache.ts';
 import {
   cacheNames,
   decodingProgram,
@@ -32,6 +40,7 @@ import {
   tracingProgram,
   trainingStep,
   vectorProgram,
+  type WantedTokens,
 } from './programs.ts';
 
 /** An adapter's tensors, and how they apply. */
@@ -73,10 +82,13 @@ export interface LanguageModel {
   loss(sequences: readonly Sequence[], adapter?: Adapter, microBatch?: number): Promise<number>;
   /** The normalised last hidden state of each sequence's last token, [sequences, d]. */
   vectors(sequences: readonly (readonly number[])[], adapter?: Adapter): Promise<Float32Tensor>;
-  /** The best `beams` continuations of each prompt, best first. */
+  /**
+   * The best `beams` continuations of each prompt, best first; with `trees`, those that are sequences of its tree.
+   * @throws if `maxNewTokens` would cut a tree's sequence.
+   */
   generate(
     prompts: readonly (readonly number[])[],
-    options: GenerationOptions & BatchOptions,
+    options: GenerationOptions & BatchOptions & TreeOptions,
     adapter?: Adapter,
   ): Promise<Hypothesis[][]>;
   /**
@@ -94,12 +106,6 @@ export interface WholeLanguageModel extends LanguageModel {
   trace(sequences: readonly Tokens[], adapter?: Adapter): Promise<Record<string, Tensor>>;
 }
 
-interface BatchOptions {
-  /** Prompts computed at once, of like lengths. */
-  readonly batch?: number;
-  readonly onProgress?: (done: number, total: number) => void;
-}
-
 type ProgramKind =
   | 'train'
   | 'prefix'
@@ -113,8 +119,7 @@ type ProgramKind =
 interface Variant {
   /** With dropout. */
   readonly training?: boolean;
-  /** Next tokens that are returned. */
-  readonly count?: number;
+  readonly wanted?: WantedTokens;
 }
 
 /** What is left of the prefix' gradients where the adapter has no part in keys and values. */
@@ -127,7 +132,6 @@ const nothing: Program = {
 
 /** A shorter prefix, or one of fewer sequences, costs more than it saves. */
 const worthSharing = { tokens: 8, sequences: 4 };
-const defaultBatch = 8;
 
 /**
  * Opens a checkpoint for computation, on a quantised base if one is given. Nothing is compiled before it is needed.
@@ -148,7 +152,7 @@ export function languageModel(
   async function compile(
     kind: ProgramKind,
     adapter: LoraConfig | undefined,
-    { training = false, count = 1 }: Variant,
+    { training = false, wanted = 1 }: Variant,
   ): Promise<Compiled> {
     const lora = adapter && loraGraph(adaptedProjections(config, adapter), adapter, { training });
     // Programs that run seldom share the pages of the weights' files instead of copying them; copies of 8-bit integers
@@ -166,7 +170,7 @@ export function languageModel(
         return make(outputs, masks);
       }
       case 'prefix': {
-        const { outputs, masks } = prefixProgram(model, config, lora);
+        const { outputs, masks } = prefixProgram(model, config, { lora });
         return make(outputs, masks);
       }
       case 'prefixGradients': {
@@ -180,9 +184,9 @@ export function languageModel(
       case 'trace':
         return make(tracingProgram(model, config, lora));
       case 'prompt':
-        return make(promptProgram(model, config, { lora, count }));
+        return make(promptProgram(model, config, { lora, wanted }));
       case 'decode':
-        return make(decodingProgram(model, config, { lora, count }));
+        return make(decodingProgram(model, config, { lora, wanted }));
     }
   }
 
@@ -199,10 +203,7 @@ export function languageModel(
     }
     const ids = sequences[0]!.ids.slice(0, length);
     const found = await runPrefix('prefix', ids, adapter, dropout);
-    return {
-      ids,
-      feeds: Object.fromEntries(caches.map((name) => [prefixName(name), found[name]!])),
-    };
+    return { ids, feeds: prefixFeeds(found) };
   }
 
   /** Its keys and values, or the gradients of the adapter given theirs. */
@@ -215,17 +216,17 @@ export function languageModel(
   ): Promise<Record<string, Tensor>> {
     const { program, masks } = await get(kind, adapter?.config, { training: dropout !== undefined });
     const { feeds, time } = batchOf(config, [{ ids }], { step: 1 });
-    const available = {
+    // The last layer has a part in keys and values only.
+    return runOn(program, {
       ...feeds,
       ...adapterFeeds(adapter),
       ...dropout?.(masks, [{ stream: 'prefix', tokens: ids.length, stride: time, labels: 0 }]),
       ...seeds,
-    };
-    // The last layer has a part in keys and values only.
-    return program.run(
-      Object.fromEntries(Object.entries(available).filter(([name]) => program.inputs.has(name))),
-    );
+    });
   }
+
+  const prefixFeeds = (found: Readonly<Record<string, Tensor>>) =>
+    Object.fromEntries(caches.map((name) => [prefixName(name), found[name]!]));
 
   return {
     checkpoint,
@@ -318,31 +319,19 @@ export function languageModel(
       return program.run({ ...batchOf(config, sequences).feeds, ...adapterFeeds(adapter) });
     },
 
-    async generate(prompts, { batch = defaultBatch, onProgress, ...options }, adapter) {
+    async generate(prompts, options, adapter) {
       if (prompts.length === 0) return [];
-      const count = Math.min(candidatesPerRow(options), config.vocabularySize);
-      const { program: promptPass } = await get('prompt', adapter?.config, { count });
-      const { program: decoding } = await get('decode', adapter?.config, { count });
       const prefix = await openPrefix(
         prompts.map((ids) => ({ ids })),
         adapter,
       );
-      const byLength = prompts
-        .map((ids, index) => ({ ids, index }))
-        .sort((a, b) => a.ids.length - b.ids.length);
-      const found: Hypothesis[][] = [];
-      let done = 0;
-      for (const part of chunks(byLength, batch)) {
-        const hypotheses = await continuations(
-          part,
-          { config, prefix, promptPass, decoding, adapter: adapterFeeds(adapter) },
-          options,
-        );
-        for (const [i, { index }] of part.entries()) found[index] = hypotheses[i]!;
-        done += part.length;
-        onProgress?.(done, prompts.length);
-      }
-      return found;
+      return generateInBatches(prompts, options, config.vocabularySize, async (part, search, reader) => {
+        const { wanted } = reader;
+        const { program: promptPass } = await get('prompt', adapter?.config, { wanted });
+        const { program: decoding } = await get('decode', adapter?.config, { wanted });
+        const decoder = { config, prefix, promptPass, decoding, adapter: adapterFeeds(adapter) };
+        return continuations(part, decoder, search, reader);
+      });
     },
 
     release: (...kinds) => programs.release(kinds),
@@ -364,6 +353,6 @@ function dropoutOf({ dropout }: LoraConfig, seed: StepOptions['dropoutSeed']): D
   return (masks, rows) => dropoutFeeds(masks, dropout, rows, seed);
 }
 
-function adapterFeeds(adapter: Adapter | undefined): Record<string, Tensor> {
+export function adapterFeeds(adapter: Adapter | undefined): Record<string, Tensor> {
   return adapter ? Object.fromEntries(adapter.tensors) : {};
 }

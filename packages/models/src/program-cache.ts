@@ -1,5 +1,5 @@
 // Programs by what they compute, compiled when first asked for.
-import type { Program, Value } from '@fellrec/graph';
+import type { Feeds, Program, Tensor, Value } from '@fellrec/graph';
 
 export interface Compiled {
   readonly program: Program;
@@ -36,4 +36,9 @@ export function programCache<Kind extends string>(): ProgramCache<Kind> {
       for (const one of settled) if (one.status === 'fulfilled') await one.value.program.dispose();
     },
   };
+}
+
+/** Runs a program on what it takes of some feeds: a layer that is computed in part leaves others unread. */
+export function runOn(program: Program, feeds: Feeds): Promise<Record<string, Tensor>> {
+  return program.run(Object.fromEntries(Object.entries(feeds).filter(([name]) => program.inputs.has(name))));
 }

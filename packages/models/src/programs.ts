@@ -3,6 +3,7 @@
 import {
   crossEntropy,
   type Dim,
+  gather,
   gradients,
   input,
   logSoftmax,
@@ -32,7 +33,7 @@ export interface TrainingProgram {
 interface SequenceOptions {
   readonly lora?: LoraGraph | undefined;
   /** Whether keys and values of a shared prefix are inputs, by `prefixName`. */
-  readonly prefixed?: boolean;
+  readonly prefixed?: boolean | undefined;
   /** Told of the keys and values that each layer read, [batch, KV, prefix + time, headDim]. */
   readonly onRead?: (layer: number, keys: Value, values: Value) => void;
 }
@@ -84,16 +85,25 @@ function rotaryInputs(
   };
 }
 
+/** Minus the log-probability of each label, [labels]. */
+function labelLosses(
+  model: CausalModel,
+  config: LlamaConfig,
+  lora?: LoraGraph,
+): { losses: Value; prefix: ReadonlyMap<string, Value> } {
+  const { ids, context, prefix } = sequenceContext(config, { lora, prefixed: true });
+  const rows = input('rows', 'int64', ['labels']); // place in [batch * time] of the token before each label
+  const hidden = model.normalize(runLayers(model, ids, context, rows));
+  return { losses: crossEntropy(model.logits(hidden), input('labels', 'int64', ['labels'])), prefix };
+}
+
 /** The weighted sum of the labels' losses: with weights 1 / number of labels, the mean. */
 function weightedLoss(
   model: CausalModel,
   config: LlamaConfig,
   lora?: LoraGraph,
 ): { loss: Value; prefix: ReadonlyMap<string, Value> } {
-  const { ids, context, prefix } = sequenceContext(config, { lora, prefixed: true });
-  const rows = input('rows', 'int64', ['labels']); // place in [batch * time] of the token before each label
-  const hidden = model.normalize(runLayers(model, ids, context, rows));
-  const losses = crossEntropy(model.logits(hidden), input('labels', 'int64', ['labels']));
+  const { losses, prefix } = labelLosses(model, config, lora);
   return { loss: total(mul(losses, input('weights', 'float32', ['labels']))), prefix };
 }
 
@@ -109,14 +119,21 @@ export function trainingStep(model: CausalModel, config: LlamaConfig, lora: Lora
   return { outputs: { loss, ...named([...variables.keys()], found) }, masks: lora.masks };
 }
 
-/** The keys and values of one sequence, [1, KV, time, headDim] a layer: what all sequences behind it read. */
-export function prefixProgram(model: CausalModel, config: LlamaConfig, lora?: LoraGraph): TrainingProgram {
-  return { outputs: keysAndValues(model, config, lora), masks: lora?.masks ?? new Map() };
+/**
+ * The keys and values of one sequence, [1, KV, prefix + time, headDim] a layer: what all sequences behind it read. With
+ * `prefixed` it lies behind a prefix itself, which is theirs too.
+ */
+export function prefixProgram(
+  model: CausalModel,
+  config: LlamaConfig,
+  { lora, prefixed }: Pick<SequenceOptions, 'lora' | 'prefixed'>,
+): TrainingProgram {
+  return { outputs: keysAndValues(model, config, { lora, prefixed }), masks: lora?.masks ?? new Map() };
 }
 
 /** The gradient of adapter tensors, given that of the prefix' keys and values; only of those that have a part in them. */
 export function prefixGradients(model: CausalModel, config: LlamaConfig, lora: LoraGraph): TrainingProgram {
-  const seeds = Object.entries(keysAndValues(model, config, lora)).map(([name, value]) => ({
+  const seeds = Object.entries(keysAndValues(model, config, { lora })).map(([name, value]) => ({
     value,
     gradient: input(gradientName(prefixName(name)), 'float32', value.shape),
   }));
@@ -124,10 +141,10 @@ export function prefixGradients(model: CausalModel, config: LlamaConfig, lora: L
   return { outputs: named([...lora.parameters.keys()], found), masks: lora.masks };
 }
 
-function keysAndValues(model: CausalModel, config: LlamaConfig, lora?: LoraGraph): Outputs {
+function keysAndValues(model: CausalModel, config: LlamaConfig, options: SequenceOptions): Outputs {
   const outputs: Record<string, Value> = {};
   const { ids, context } = sequenceContext(config, {
-    lora,
+    ...options,
     onRead(layer, keys, values) {
       outputs[keyName(layer)] = keys;
       outputs[valueName(layer)] = values;
@@ -181,29 +198,39 @@ export function tappingProgram(model: CausalModel, config: LlamaConfig): Outputs
   return outputs;
 }
 
-/** `nextIds` (int64) of the `count` likeliest tokens of each row, likeliest first, and their `logProbabilities`, [rows, count]. */
-export function likeliest(model: CausalModel, hidden: Value, count: number): Outputs {
+/** The next tokens whose log-probabilities a program returns: so many likeliest of each row, or those it is asked for. */
+export type WantedTokens = number | 'chosen';
+
+/**
+ * `nextIds` (int64) of each row's likeliest tokens, likeliest first, and their `logProbabilities`, [rows, count]. Or the
+ * `logProbabilities` of `chosen` (int64), places in [rows * vocabulary]: [chosen].
+ */
+export function nextTokens(model: CausalModel, hidden: Value, wanted: WantedTokens): Outputs {
   const logProbabilities = logSoftmax(model.logits(model.normalize(hidden)));
-  return {
-    nextIds: topIndices(logProbabilities, count),
-    logProbabilities: topValues(logProbabilities, count),
-  };
+  if (wanted !== 'chosen')
+    return {
+      nextIds: topIndices(logProbabilities, wanted),
+      logProbabilities: topValues(logProbabilities, wanted),
+    };
+  // Picked in the graph: a step would copy [rows, vocabulary] for a few tokens of each row.
+  const [rows, vocabulary] = logProbabilities.shape as [Dim, Dim];
+  const flat = reshape(logProbabilities, [times(rows, vocabulary)]);
+  return { logProbabilities: gather(flat, input('chosen', 'int64', ['chosen'])) };
 }
 
 export interface DecodingOptions {
   readonly lora?: LoraGraph | undefined;
-  /** Next tokens to return. */
-  readonly count: number;
+  readonly wanted: WantedTokens;
 }
 
 /**
- * The likeliest tokens after each prompt, and the keys and values of prefix and prompt per layer,
+ * The next tokens after each prompt, and the keys and values of prefix and prompt per layer,
  * [users, KV, prefix + time, headDim].
  */
 export function promptProgram(
   model: CausalModel,
   config: LlamaConfig,
-  { lora, count }: DecodingOptions,
+  { lora, wanted }: DecodingOptions,
 ): Outputs {
   const outputs: Record<string, Value> = {};
   const { ids, context } = sequenceContext(config, {
@@ -215,14 +242,14 @@ export function promptProgram(
     },
   });
   const hidden = runLayers(model, ids, context, input('rows', 'int64', ['rows']));
-  return { ...likeliest(model, hidden, count), ...outputs };
+  return { ...nextTokens(model, hidden, wanted), ...outputs };
 }
 
-/** The likeliest tokens after one more token of every beam of every user, and the grown cache. */
+/** The next tokens after one more token of every beam of every user, and the grown cache. */
 export function decodingProgram(
   model: CausalModel,
   config: LlamaConfig,
-  { lora, count }: DecodingOptions,
+  { lora, wanted }: DecodingOptions,
 ): Outputs {
   const grown: Record<string, Value> = {};
   const { rows, context } = decodingContext(config, {
@@ -234,7 +261,7 @@ export function decodingProgram(
     },
   });
   const hidden = runLayers(model, decodingIds(rows), context);
-  return { ...likeliest(model, hidden, count), ...grown };
+  return { ...nextTokens(model, hidden, wanted), ...grown };
 }
 
 /** The ids of the new tokens, [users * beams]. */

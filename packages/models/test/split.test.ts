@@ -3,6 +3,7 @@ import { adamW, type Float32Tensor, float32, type NamedTensors, nodeRuntime, ran
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { ignoredLabel, type Sequence } from '../src/batch.ts';
 import { type Checkpoint, openCheckpoint } from '../src/checkpoint/checkpoint.ts';
+import type { Hypothesis } from '../src/generation.ts';
 import { type Adapter, languageModel, type WholeLanguageModel } from '../src/language-model.ts';
 import { llama } from '../src/llama.ts';
 import { initialAdapter, type LoraConfig, ofLayers, projections } from '../src/lora.ts';
@@ -10,8 +11,10 @@ import { splitLanguageModel } from '../src/split/language-model.ts';
 import { type CutLayers, cutLayers } from '../src/split/layers.ts';
 import { llamaCut } from '../src/split/llama.ts';
 import { type LocalMiddle, localMiddle } from '../src/split/local-middle.ts';
-import { relativeDifference } from './numbers.ts';
+import { tokenTree } from '../src/token-tree.ts';
+import { largestDifference, relativeDifference } from './numbers.ts';
 import { stories260k, temporaryFolder } from './shared.ts';
+import { end, prompts, titles } from './titles.ts';
 
 const cacheDir = temporaryFolder();
 const runtime = nodeRuntime({ threads: 1 });
@@ -145,17 +148,41 @@ describe('cut after k layers', () => {
 
   test.each(cuts)('k = %i: vectors and generated tokens', async (k) => {
     const { model, own, unsplit } = split(k, 'all-layers');
-    const prompts = batches.prefixed!.map(({ ids }) => ids);
-    const expected = await whole.vectors(prompts);
-    const found = await model.vectors(prompts);
+    const beginnings = batches.prefixed!.map(({ ids }) => ids);
+    const expected = await whole.vectors(beginnings);
+    const found = await model.vectors(beginnings);
     expect(relativeDifference(found.data, expected.data)).toBeLessThan(1e-6);
     for (const beams of [1, 3]) {
       const options = { beams, maxNewTokens: 9, eosIds: [2], batch: 3 };
-      const hypotheses = await whole.generate(prompts, options, unsplit);
-      const own_ = await model.generate(prompts, options, own);
+      const hypotheses = await whole.generate(beginnings, options, unsplit);
+      const own_ = await model.generate(beginnings, options, own);
       expect(own_.map((list) => list.map(({ ids }) => ids))).toEqual(
         hypotheses.map((list) => list.map(({ ids }) => ids)),
       );
+    }
+    await model.release();
+  });
+
+  test.each(cuts)('k = %i: beams along trees', async (k) => {
+    const { model, own, unsplit } = split(k, 'all-layers');
+    const catalogue = titles(60, 1);
+    const tree = tokenTree(catalogue);
+    for (const { given, batch } of [
+      { given: prompts(5, 1), batch: 2 },
+      { given: [[1], ...prompts(1, 2)], batch: 7 },
+    ]) {
+      for (const beams of [1, 4]) {
+        const trees = given.map((_, i) => tree.without(i === 1 ? catalogue.keys() : [i, i + 20]));
+        const options = { beams, maxNewTokens: tree.depth, eosIds: [end], batch, trees };
+        const expected = await whole.generate(given, options, unsplit);
+        const found = await model.generate(given, options, own);
+        const flat = (lists: Hypothesis[][]) => lists.flat().map(({ score }) => score);
+        expect(found.map((list) => list.map(({ ids, sequences }) => ({ ids, sequences })))).toEqual(
+          expected.map((list) => list.map(({ ids, sequences }) => ({ ids, sequences }))),
+        );
+        expect(found.map(({ length }) => length)).toEqual(given.map((_, i) => (i === 1 ? 0 : beams)));
+        expect(largestDifference(flat(found), flat(expected))).toBeLessThan(1e-5);
+      }
     }
     await model.release();
   });

@@ -9,7 +9,6 @@ import {
   int64,
   mul,
   type Outputs,
-  type Program,
   partialGradients,
   type Runtime,
   reshape,
@@ -22,6 +21,7 @@ import {
   addTo,
   batchOf,
   chunks,
+  defaultBatch,
   dropoutFeeds,
   labelCount,
   labelFeeds,
@@ -30,20 +30,22 @@ import {
   type Tokens,
 } from '../batch.ts';
 import type { Checkpoint } from '../checkpoint/checkpoint.ts';
-import { nextTokens } from '../decoding.ts';
-import { beamSearch, candidatesPerRow, type DecodeStep, type Hypothesis } from '../generation.ts';
-import { type Adapter, type LanguageModel, prefixWorthSharing } from '../language-model.ts';
+import { generateInBatches } from '../decoding.ts';
+import { beamSearch, type DecodeStep, type GenerationOptions, type Hypothesis } from '../generation.ts';
+import { type Adapter, adapterFeeds, type LanguageModel, prefixWorthSharing } from '../language-model.ts';
 import { llama } from '../llama.ts';
 import { adaptedProjections, type LoraConfig, loraGraph, ofLayers } from '../lora.ts';
-import { type Compiled, programCache } from '../program-cache.ts';
+import type { NextTokensReader } from '../next-tokens.ts';
+import { type Compiled, programCache, runOn } from '../program-cache.ts';
 import {
   decodingContext,
   gradientName,
   grownName,
   keyName,
-  likeliest,
   named,
+  nextTokens,
   valueName,
+  type WantedTokens,
 } from '../programs.ts';
 import type { Trained } from './cut-model.ts';
 import type { CutLayers } from './layers.ts';
@@ -65,7 +67,7 @@ type Kind = 'embed' | 'train' | 'loss' | 'vectors' | 'prompt' | 'decode';
 interface Variant {
   readonly form?: PackedForm;
   readonly training?: boolean;
-  readonly count?: number;
+  readonly wanted?: WantedTokens;
 }
 
 /** A batch as it goes through the parts of the model. */
@@ -76,8 +78,6 @@ interface Batched {
   /** Places in [batch * time], as `batch.ts` counts them. */
   readonly batch: ReturnType<typeof batchOf>;
 }
-
-const defaultBatch = 8;
 
 export function splitLanguageModel({
   checkpoint,
@@ -97,7 +97,7 @@ export function splitLanguageModel({
   async function compile(
     kind: Kind,
     adapter: LoraConfig | undefined,
-    { form = 'plain', training = false, count = 1 }: Variant,
+    { form = 'plain', training = false, wanted = 1 }: Variant,
   ): Promise<Compiled> {
     const shapes = adapter && ofLayers(adaptedProjections(config, adapter), (layer) => layer === last);
     const lora = adapter && shapes!.size > 0 ? loraGraph(shapes!, adapter, { training }) : undefined;
@@ -116,7 +116,7 @@ export function splitLanguageModel({
         },
       });
       const hidden = input('hidden', 'float32', [rows, config.hiddenSize]);
-      return make({ ...likeliest(model, model.layer(last, hidden, context), count), ...grown });
+      return make({ ...nextTokens(model, model.layer(last, hidden, context), wanted), ...grown });
     }
     const read: Record<string, Value> = {};
     const { tokens, context } = packedContext(config, form, {
@@ -130,7 +130,7 @@ export function splitLanguageModel({
     const rows = input('rows', 'int64', [labelled ? 'labels' : 'rows']);
     const hidden = input('hidden', 'float32', [tokens, config.hiddenSize]);
     const states = model.layer(last, hidden, context, rows);
-    if (kind === 'prompt') return make({ ...likeliest(model, states, count), ...read });
+    if (kind === 'prompt') return make({ ...nextTokens(model, states, wanted), ...read });
     const normalized = model.normalize(states);
     if (kind === 'vectors') return make({ vectors: normalized });
     const losses = crossEntropy(model.logits(normalized), input('labels', 'int64', ['labels']));
@@ -154,7 +154,7 @@ export function splitLanguageModel({
 
   async function embed({ layout, feeds }: Batched): Promise<Float32Tensor> {
     const { program } = await get('embed', undefined, { form: packedForm(layout) });
-    return (await run(program, feeds)).states as Float32Tensor;
+    return (await runOn(program, feeds)).states as Float32Tensor;
   }
 
   /** Hidden states before the last layer. */
@@ -167,7 +167,7 @@ export function splitLanguageModel({
 
   /** What the last layer and the head make of hidden states. */
   async function top(
-    kind: 'train' | 'loss' | 'vectors' | 'prompt',
+    kind: Exclude<Kind, 'embed' | 'decode'>,
     states: Float32Tensor,
     { layout, feeds }: Batched,
     adapter: Adapter | undefined,
@@ -176,7 +176,13 @@ export function splitLanguageModel({
     masks?: (masks: ReadonlyMap<string, Value>) => Feeds,
   ): Promise<Record<string, Tensor>> {
     const found = await get(kind, adapter?.config, { form: packedForm(layout), ...variant });
-    return run(found.program, { ...feeds, ...more, ...masks?.(found.masks), hidden: states }, adapter);
+    return runOn(found.program, {
+      ...feeds,
+      ...more,
+      ...masks?.(found.masks),
+      ...adapterFeeds(adapter),
+      hidden: states,
+    });
   }
 
   return {
@@ -269,21 +275,11 @@ export function splitLanguageModel({
       return found.vectors as Float32Tensor;
     },
 
-    async generate(prompts, { batch: size = defaultBatch, onProgress, ...options }, adapter) {
-      const count = Math.min(candidatesPerRow(options), config.vocabularySize);
+    async generate(prompts, options, adapter) {
       const prefix = prefixWorthSharing(prompts.map((ids) => ({ ids })));
-      const byLength = prompts
-        .map((ids, index) => ({ ids, index }))
-        .sort((a, b) => a.ids.length - b.ids.length);
-      const found: Hypothesis[][] = [];
-      let done = 0;
-      for (const part of chunks(byLength, size)) {
-        const hypotheses = await continuations(part, prefix, options, count, adapter);
-        for (const [i, { index }] of part.entries()) found[index] = hypotheses[i]!;
-        done += part.length;
-        onProgress?.(done, prompts.length);
-      }
-      return found;
+      return generateInBatches(prompts, options, config.vocabularySize, (part, search, reader) =>
+        continuations(part, prefix, search, reader, adapter),
+      );
     },
 
     release: (...kinds) => programs.release(kinds),
@@ -292,11 +288,12 @@ export function splitLanguageModel({
   async function continuations(
     prompts: readonly Tokens[],
     prefix: number,
-    options: Parameters<typeof beamSearch>[3],
-    count: number,
+    options: GenerationOptions,
+    reader: NextTokensReader,
     adapter: Adapter | undefined,
   ): Promise<Hypothesis[][]> {
     const { beams } = options;
+    const { wanted } = reader;
     const batch = batched(prompts, prefix);
     const { layout } = batch;
     const below = await layers.prompt(bottom, await embed(batch), layout, { trained: trained(adapter) });
@@ -305,22 +302,28 @@ export function splitLanguageModel({
       adapted: adapter !== undefined,
     });
     const rows = packedRows(lastRows(prompts, batch.batch), layout);
-    const first = await top('prompt', states, batch, adapter, { rows }, { count });
+    const first = await top('prompt', states, batch, adapter, { ...reader.feeds(), rows }, { wanted });
     const read = { ...below.read, ...first };
     const cache = layers.model.decoding!.cache(read, layout, beams);
-    const { program } = await get('decode', adapter?.config, { count });
+    const { program } = await get('decode', adapter?.config, { wanted });
     const { program: embedding } = await get('embed', undefined, { form: 'plain' });
-    const step: DecodeStep = async ({ users, tokens, parents }) => {
+    const step: DecodeStep = async (next) => {
+      const { users, tokens, parents } = next;
       const ids = int64(tokens, [users.length, beams]);
       const feeds = { ...cache.feeds(users, parents), ids };
-      const embedded = (await run(embedding, feeds)).states as Float32Tensor;
+      const embedded = (await runOn(embedding, feeds)).states as Float32Tensor;
       const low = await layers.decode(bottom, embedded, feeds, { trained: trained(adapter) });
       const middled = await middle.decode({ states: low.states, users, beams, parents });
-      const high = await run(program, { ...feeds, hidden: middled }, adapter);
+      const high = await runOn(program, {
+        ...feeds,
+        ...reader.feeds(next),
+        ...adapterFeeds(adapter),
+        hidden: middled,
+      });
       cache.grow({ ...low.grown, ...high });
-      return nextTokens(high);
+      return reader.read(high);
     };
-    return beamSearch(nextTokens(first), prompts.length, step, options);
+    return beamSearch(reader.read(first), prompts.length, step, options);
   }
 }
 
@@ -348,10 +351,4 @@ function topDropout(
 
 function trained(adapter: Adapter | undefined): Trained | undefined {
   return adapter && { lora: adapter.config, tensors: adapter.tensors };
-}
-
-/** Feeds a program what it takes. */
-function run(program: Program, feeds: Feeds, adapter?: Adapter): Promise<Record<string, Tensor>> {
-  const available = [...Object.entries(feeds), ...(adapter?.tensors ?? [])];
-  return program.run(Object.fromEntries(available.filter(([name]) => program.inputs.has(name))));
 }
