@@ -17,6 +17,7 @@ export {
   type WholeLanguageModel,
 } from './language-model.ts';
 export type { LayerContext, LayeredModel } from './layered-model.ts';
+export type { Likelihood, LikelihoodOptions } from './likelihood.ts';
 export { llama, type QuantizedBase } from './llama.ts';
 export {
   addsNothing,

@@ -25,6 +25,13 @@ import {
   type TreeOptions,
 } from './decoding.ts';
 import type { GenerationOptions, Hypothesis } from './generation.ts';
+import {
+  continuationFeeds,
+  type Likelihood,
+  type LikelihoodOptions,
+  likelihoodsBehind,
+  sequencesBehind,
+} from './likelihood.ts';
 import { llama, type QuantizedBase } from './llama.ts';
 import { adaptedProjections, type LoraConfig, loraGraph } from './lora.ts';
 import { type Compiled, programCache, runOn } from './program-cache.ts';
@@ -32,6 +39,7 @@ import {
   cacheNames,
   decodingProgram,
   gradientName,
+  lossesProgram,
   lossProgram,
   prefixGradients,
   prefixName,
@@ -92,6 +100,16 @@ export interface LanguageModel {
     adapter?: Adapter,
   ): Promise<Hypothesis[][]>;
   /**
+   * The likelihoods of given continuations of each prompt, in their order: log p(continuation | prompt), without a
+   * normalisation by length. @throws if a prompt or a continuation is empty.
+   */
+  likelihoods(
+    prompts: readonly (readonly number[])[],
+    continuations: readonly (readonly (readonly number[])[])[],
+    options?: LikelihoodOptions,
+    adapter?: Adapter,
+  ): Promise<Likelihood[][]>;
+  /**
    * Where an adapter's other layers are trained elsewhere: their optimizer step, after `gradients`. Takes the sum of
    * squares of the gradients here, and returns theirs: clipping is by the norm over all.
    */
@@ -111,6 +129,7 @@ type ProgramKind =
   | 'prefix'
   | 'prefixGradients'
   | 'loss'
+  | 'losses'
   | 'vectors'
   | 'trace'
   | 'prompt'
@@ -119,6 +138,8 @@ type ProgramKind =
 interface Variant {
   /** With dropout. */
   readonly training?: boolean;
+  /** Behind a prefix. */
+  readonly prefixed?: boolean;
   readonly wanted?: WantedTokens;
 }
 
@@ -152,12 +173,12 @@ export function languageModel(
   async function compile(
     kind: ProgramKind,
     adapter: LoraConfig | undefined,
-    { training = false, wanted = 1 }: Variant,
+    { training = false, prefixed = false, wanted = 1 }: Variant,
   ): Promise<Compiled> {
     const lora = adapter && loraGraph(adaptedProjections(config, adapter), adapter, { training });
     // Programs that run seldom share the pages of the weights' files instead of copying them; copies of 8-bit integers
     // are small.
-    const often = ['train', 'prompt', 'decode'].includes(kind);
+    const often = ['train', 'losses', 'prompt', 'decode'].includes(kind);
     const small = quantized !== undefined && kind !== 'vectors' && kind !== 'trace';
     const prepack = often || small;
     const make = async (outputs: Outputs, masks: Compiled['masks'] = new Map()) => ({
@@ -170,7 +191,7 @@ export function languageModel(
         return make(outputs, masks);
       }
       case 'prefix': {
-        const { outputs, masks } = prefixProgram(model, config, { lora });
+        const { outputs, masks } = prefixProgram(model, config, { lora, prefixed });
         return make(outputs, masks);
       }
       case 'prefixGradients': {
@@ -179,6 +200,8 @@ export function languageModel(
       }
       case 'loss':
         return make(lossProgram(model, config, lora));
+      case 'losses':
+        return make(lossesProgram(model, config, lora));
       case 'vectors':
         return make(vectorProgram(llama(checkpoint), config, lora));
       case 'trace':
@@ -223,6 +246,20 @@ export function languageModel(
       ...dropout?.(masks, [{ stream: 'prefix', tokens: ids.length, stride: time, labels: 0 }]),
       ...seeds,
     });
+  }
+
+  /** A prompt without its last token as a prefix of its own, behind what all prompts begin with. */
+  async function openPrompt(
+    prompt: readonly number[],
+    shared: Prefix,
+    adapter: Adapter | undefined,
+  ): Promise<Prefix> {
+    const ids = prompt.slice(0, -1);
+    if (ids.length === shared.ids.length) return shared;
+    const { program } = await get('prefix', adapter?.config, { prefixed: true });
+    const { feeds } = batchOf(config, [{ ids }], { prefix: shared.ids.length, step: 1 });
+    const found = await runOn(program, { ...feeds, ...shared.feeds, ...adapterFeeds(adapter) });
+    return { ids, feeds: prefixFeeds(found) };
   }
 
   const prefixFeeds = (found: Readonly<Record<string, Tensor>>) =>
@@ -331,6 +368,27 @@ export function languageModel(
         const { program: decoding } = await get('decode', adapter?.config, { wanted });
         const decoder = { config, prefix, promptPass, decoding, adapter: adapterFeeds(adapter) };
         return continuations(part, decoder, search, reader);
+      });
+    },
+
+    async likelihoods(prompts, continuations, options = {}, adapter) {
+      const { program } = await get('losses', adapter?.config);
+      const shared = await openPrefix(
+        prompts.map((ids) => ({ ids: ids.slice(0, -1) })),
+        adapter,
+      );
+      return likelihoodsBehind(prompts, continuations, options, async (prompt) => {
+        const prefix = await openPrompt(prompt, shared, adapter);
+        return async (part) => {
+          const batch = batchOf(config, sequencesBehind(prompt, part), { prefix: prefix.ids.length });
+          const found = await program.run({
+            ...batch.feeds,
+            ...continuationFeeds(part, batch),
+            ...prefix.feeds,
+            ...adapterFeeds(adapter),
+          });
+          return found.losses!.data as Float32Array;
+        };
       });
     },
 

@@ -107,6 +107,10 @@ function weightedLoss(
   return { loss: total(mul(losses, input('weights', 'float32', ['labels']))), prefix };
 }
 
+export function lossesProgram(model: CausalModel, config: LlamaConfig, lora?: LoraGraph): { losses: Value } {
+  return { losses: labelLosses(model, config, lora).losses };
+}
+
 export function lossProgram(model: CausalModel, config: LlamaConfig, lora?: LoraGraph): { loss: Value } {
   return { loss: weightedLoss(model, config, lora).loss };
 }

@@ -5,8 +5,9 @@ import { type Checkpoint, openCheckpoint } from '../src/checkpoint/checkpoint.ts
 import type { Hypothesis } from '../src/generation.ts';
 import { type Adapter, languageModel, type WholeLanguageModel } from '../src/language-model.ts';
 import { projections } from '../src/lora.ts';
+import { quantizeBase } from '../src/quantize.ts';
 import { tokenTree } from '../src/token-tree.ts';
-import { largestDifference } from './numbers.ts';
+import { largestDifference, relativeDifference } from './numbers.ts';
 import { stories260k, temporaryFolder } from './shared.ts';
 import { end, plainLogProbability, prompts, randomAdapter, titles } from './titles.ts';
 
@@ -168,4 +169,22 @@ describe('trees', () => {
     const nothing = [tokenTree([]), tree.without(catalogue.keys())];
     expect(await generate(nothing)).toEqual([[], []]);
   });
+});
+
+test.each(['int8', 'int8-fast'] as const)('%s: beams and likelihoods score alike', async (base) => {
+  const given = prompts(4, 8);
+  const quantized = languageModel(
+    checkpoint,
+    runtime,
+    await quantizeBase(checkpoint, { base, calibration: prompts(8, 9), runtime, cacheDir }),
+  );
+  const trees = given.map(() => tree);
+  const found = await quantized.generate(given, { ...options, beams: 20, trees }, adapter);
+  const likelihoods = await quantized.likelihoods(given, found.map(idsOf), {}, adapter);
+  for (const [i, hypotheses] of found.entries()) {
+    expect(hypotheses).toHaveLength(20);
+    const means = likelihoods[i]!.map(({ logProbability, tokens }) => logProbability / tokens);
+    expect(relativeDifference(scoresOf(hypotheses), means)).toBeLessThan(base === 'int8' ? 1e-3 : 3e-2);
+  }
+  await quantized.release();
 });

@@ -1,10 +1,12 @@
-// A LLaMA cut after any layer computes what it computes whole: losses, gradients, steps, vectors, generated tokens.
+// A LLaMA cut after any layer computes what it computes whole: losses, gradients, steps, vectors, generated tokens,
+// likelihoods.
 import { adamW, type Float32Tensor, float32, type NamedTensors, nodeRuntime, random } from '@fellrec/graph';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { ignoredLabel, type Sequence } from '../src/batch.ts';
 import { type Checkpoint, openCheckpoint } from '../src/checkpoint/checkpoint.ts';
 import type { Hypothesis } from '../src/generation.ts';
 import { type Adapter, languageModel, type WholeLanguageModel } from '../src/language-model.ts';
+import type { Likelihood } from '../src/likelihood.ts';
 import { llama } from '../src/llama.ts';
 import { initialAdapter, type LoraConfig, ofLayers, projections } from '../src/lora.ts';
 import { splitLanguageModel } from '../src/split/language-model.ts';
@@ -163,7 +165,7 @@ describe('cut after k layers', () => {
     await model.release();
   });
 
-  test.each(cuts)('k = %i: beams along trees', async (k) => {
+  test.each(cuts)('k = %i: beams along trees, and likelihoods', async (k) => {
     const { model, own, unsplit } = split(k, 'all-layers');
     const catalogue = titles(60, 1);
     const tree = tokenTree(catalogue);
@@ -182,6 +184,14 @@ describe('cut after k layers', () => {
         );
         expect(found.map(({ length }) => length)).toEqual(given.map((_, i) => (i === 1 ? 0 : beams)));
         expect(largestDifference(flat(found), flat(expected))).toBeLessThan(1e-5);
+      }
+      const continuations = given.map((_, i) => catalogue.slice(i, 10));
+      const expected = await whole.likelihoods(given, continuations, { batch }, unsplit);
+      const found = await model.likelihoods(given, continuations, { batch }, own);
+      for (const [i, list] of expected.entries()) {
+        const sums = (of: readonly Likelihood[]) => of.map(({ logProbability }) => logProbability);
+        expect(relativeDifference(sums(found[i]!), sums(list))).toBeLessThan(1e-6);
+        expect(found[i]!.map(({ tokens }) => tokens)).toEqual(list.map(({ tokens }) => tokens));
       }
     }
     await model.release();

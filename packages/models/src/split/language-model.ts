@@ -33,6 +33,7 @@ import type { Checkpoint } from '../checkpoint/checkpoint.ts';
 import { generateInBatches } from '../decoding.ts';
 import { beamSearch, type DecodeStep, type GenerationOptions, type Hypothesis } from '../generation.ts';
 import { type Adapter, adapterFeeds, type LanguageModel, prefixWorthSharing } from '../language-model.ts';
+import { continuationFeeds, likelihoodsBehind, sequencesBehind } from '../likelihood.ts';
 import { llama } from '../llama.ts';
 import { adaptedProjections, type LoraConfig, loraGraph, ofLayers } from '../lora.ts';
 import type { NextTokensReader } from '../next-tokens.ts';
@@ -62,7 +63,7 @@ export interface SplitLanguageModelOptions {
   readonly middle: MiddleLayers;
 }
 
-type Kind = 'embed' | 'train' | 'loss' | 'vectors' | 'prompt' | 'decode';
+type Kind = 'embed' | 'train' | 'loss' | 'losses' | 'vectors' | 'prompt' | 'decode';
 
 interface Variant {
   readonly form?: PackedForm;
@@ -126,7 +127,7 @@ export function splitLanguageModel({
         read[valueName(layer)] = values;
       },
     });
-    const labelled = kind === 'train' || kind === 'loss';
+    const labelled = kind === 'train' || kind === 'loss' || kind === 'losses';
     const rows = input('rows', 'int64', [labelled ? 'labels' : 'rows']);
     const hidden = input('hidden', 'float32', [tokens, config.hiddenSize]);
     const states = model.layer(last, hidden, context, rows);
@@ -134,6 +135,7 @@ export function splitLanguageModel({
     const normalized = model.normalize(states);
     if (kind === 'vectors') return make({ vectors: normalized });
     const losses = crossEntropy(model.logits(normalized), input('labels', 'int64', ['labels']));
+    if (kind === 'losses') return make({ losses });
     const loss = total(mul(losses, input('weights', 'float32', ['labels'])));
     if (kind === 'loss') return make({ loss });
     const parameters = lora?.parameters ?? new Map<string, Value>();
@@ -281,6 +283,16 @@ export function splitLanguageModel({
         continuations(part, prefix, search, reader, adapter),
       );
     },
+
+    // A forward pass keeps nothing for the next one, so the prompt goes through the layers with every batch.
+    likelihoods: (prompts, continuations, options = {}, adapter) =>
+      likelihoodsBehind(prompts, continuations, options, async (prompt) => async (part) => {
+        const parted = batched(sequencesBehind(prompt, part), prompt.length - 1);
+        const { rows, labels } = continuationFeeds(part, parted.batch);
+        const feeds = { labels, rows: packedRows(rows, parted.layout) };
+        const found = await top('losses', await statesOf(parted, adapter), parted, adapter, feeds);
+        return found.losses!.data as Float32Array;
+      }),
 
     release: (...kinds) => programs.release(kinds),
   };
