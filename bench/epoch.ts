@@ -69,9 +69,12 @@ const text = {
   maxTokens: 512,
   eosIds: checkpoint.config.eosIds,
 };
-const sequences = subset(users.flatMap(trainingSamples), Number(o.samples), seed, 'train').map(
-  (sample) => trainingSequence(sample, 'answer', text).value,
-);
+const sequences = subset(
+  users.flatMap((user) => trainingSamples(user)),
+  Number(o.samples),
+  seed,
+  'train',
+).map((sample) => trainingSequence(sample, 'answer', text).value);
 const task: EpochTask = {
   batches: batches(sequences),
   calibration: calibrationSequences(text),

@@ -29,15 +29,12 @@ import {
 import { elementCount, type NamedTensors, nodeRuntime, type Runtime } from '@fellrec/graph';
 import {
   assertWhole,
-  encoderModel,
   holdsEncoder,
   type LanguageModel,
   languageModel,
   loadTokenizer,
-  openRecformer,
   type RecformerCheckpoint,
   readAdapter,
-  sentenceVectors,
   type Tokenizer,
   type Trained,
 } from '@fellrec/models';
@@ -55,6 +52,7 @@ import { type AnyCheckpoint, type Backend, defaultAttributes, openBackend } from
 import { type Captured, type CaptureOptions, capturedSequences } from './captured.ts';
 import { type Config, ConfigError, parseConfig } from './config.ts';
 import { type Progress, silent } from './progress.ts';
+import { openSentences } from './sentences.ts';
 import { middleHere } from './split.ts';
 
 export interface AuditOptions {
@@ -136,7 +134,8 @@ export async function audit(o: AuditOptions, progress: Progress = silent): Promi
     release: captured?.release,
     titles: o.titles,
     seed: o.seed,
-    similarity: o.sentences === undefined ? undefined : await sentenceSimilarity(o, o.sentences, runtime),
+    similarity:
+      o.sentences === undefined ? undefined : (await openSentences(o.sentences, o.cache, runtime)).vectors,
     onFinding: ({ attack, depth, claims }) => {
       if (attack === 'inverter') guesses.set(depth, claims);
     },
@@ -326,17 +325,6 @@ function chosenUsers(
     auxiliary: others.slice(held).map(({ sequence }) => sequence),
     others: others.slice(held).map(({ sample }) => sample),
   };
-}
-
-async function sentenceSimilarity(
-  { cache }: AuditOptions,
-  path: string,
-  runtime: Runtime,
-): Promise<NonNullable<StudyOptions['similarity']>> {
-  const checkpoint = await openRecformer(path, { cacheDir: cache });
-  const model = encoderModel(checkpoint, runtime);
-  const tokenizer = await loadTokenizer(checkpoint.directory);
-  return (texts) => sentenceVectors(texts, model, tokenizer);
 }
 
 /** Attacks on gradients and adapters, of a language model; the matching of states begins at the inverter's guess. */

@@ -51,7 +51,7 @@ export async function capturedSequences(
     throw new Error(
       `audit: ${folder} has training of ${names.join(', ') || 'nobody'}; ${names.length > 1 ? 'say whose, with --client' : 'has the client kept some layers only?'}`,
     );
-  const own = users.flatMap(trainingSamples).flatMap((sample) => maker.history(sample) ?? []);
+  const own = users.flatMap((user) => trainingSamples(user)).flatMap((sample) => maker.history(sample) ?? []);
   const found = new Map<AuditedSequence, Recorded>();
   const [{ k }] = training.filter((pass) => pass.client === name) as [(typeof training)[number]];
   const known = await statesAt(model, own, k, trained);

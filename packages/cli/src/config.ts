@@ -54,6 +54,9 @@ const group = z
 /** Strategies that a client can choose among by its own validation samples. */
 const choosable = ['fedavg', 'fellrec', 'groups', 'uniform', 'local', 'clustered', 'fedamp'] as const;
 
+export const rankingModes = ['grounded', 'constrained', 'rerank'] as const;
+export const injected = ['popularity', 'cooccurrence', 'sasrec', 'sentences'] as const;
+
 export const configSchema = z
   .strictObject({
     name: z
@@ -123,6 +126,11 @@ export const configSchema = z
     training: z
       .strictObject({
         epochs: count.default(1).describe('Local epochs of a round'),
+        targetsPerUser: count
+          .default(1)
+          .describe(
+            "Of a user's last training items, at least so many are targets; the paper's is one for users with up to 11 items",
+          ),
         batchSize: count.default(16).describe('Samples of one optimizer step'),
         microBatch: count
           .default(2)
@@ -194,6 +202,47 @@ export const configSchema = z
           .describe("Leaves a user's earlier items out of the ranking; RecFormer's reference does not"),
       })
       .prefault({}),
+    ranking: z
+      .strictObject({
+        mode: z
+          .enum(rankingModes)
+          .default('grounded')
+          .describe(
+            "bigrec: the catalogue by its distance to a generated title (the paper's), beams that run along the catalogue's titles, or a shortlist by the likelihood of its titles",
+          ),
+        from: z
+          .enum(['best', 'all'])
+          .default('best')
+          .describe('Of grounded: distance to the best beam, or to the nearest of all'),
+        beams: count.max(64).default(20).describe('Of constrained'),
+        shortlist: z
+          .strictObject({
+            of: z
+              .enum(['cooccurrence', 'popularity', 'sentences', 'grounded'])
+              .default('cooccurrence')
+              .describe("Whose best items, by the client's own users"),
+            size: count.max(1000).default(100),
+          })
+          .prefault({})
+          .describe('Of rerank'),
+        sentences: z
+          .string()
+          .optional()
+          .describe(
+            'Folder of a sentence encoder (BERT or RoBERTa), where titles of like meaning are asked for',
+          ),
+        perToken: z.boolean().default(false).describe('Of rerank: likelihoods by token, not of whole titles'),
+        inject: z
+          .enum(injected)
+          .optional()
+          .describe("Combined with the ranking's scores, by the client's own users (default: nothing)"),
+        gamma: z
+          .union([z.literal('validation'), z.number().nonnegative()])
+          .default('validation')
+          .describe('How much that counts; validation: what is best on the validation samples'),
+      })
+      .prefault({})
+      .describe('How items are ranked'),
     generation: z
       .strictObject({
         beams: count.max(64).default(4),
@@ -360,6 +409,10 @@ export async function loadConfig(
     throw new ConfigError(
       `config: ${file}:\nfederation.strategy: under ditto clients keep a model of their own, which remote ones cannot yet; take another one, or clients in this process`,
     );
+  if (remote && config.training.targetsPerUser > 1)
+    throw new ConfigError(
+      `config: ${file}:\ntraining.targetsPerUser: remote clients count their samples before they know the settings, one target a user; leave it out`,
+    );
   return resolvePaths(config, dirname(file), settings);
 }
 
@@ -382,6 +435,12 @@ export function completed(config: Parsed, source: string): Config {
     recommender === 'bigrec' &&
       recformer.tune === 'full' &&
       'recformer.tune: full fine-tuning is there for recommender: recformer only',
+    (config.ranking.inject === 'sentences' || config.ranking.shortlist.of === 'sentences') &&
+      config.ranking.sentences === undefined &&
+      'ranking.sentences: the folder of a sentence encoder is missing',
+    recommender === 'recformer' &&
+      config.ranking.mode !== 'grounded' &&
+      `ranking.mode: ${config.ranking.mode} is there for recommender: bigrec only`,
     config.split.k !== undefined &&
       model.base !== 'float32' &&
       `model.base: ${model.base} cannot be cut; leave split.k out, or take float32`,
@@ -404,6 +463,20 @@ export function completed(config: Parsed, source: string): Config {
   ].filter((problem) => typeof problem === 'string');
   if (problems.length > 0) throw new ConfigError(`config: ${source}:\n${problems.join('\n')}`);
   return { ...config, lora: { ...lora, targetModules } };
+}
+
+/** A run's configuration with other settings of how it ranks. @throws ConfigError on others: they need another run */
+export function withRanking(settings: readonly string[]): (config: Config) => Config {
+  const foreign = settings.filter((one) => !/^(ranking\.|generation\.|data\.testUsers=)/.test(one));
+  if (foreign.length > 0)
+    throw new ConfigError(
+      `--set ${foreign.join(' ')}: of a run that was trained, ranking.*, generation.* and data.testUsers can be set; train another run for the rest`,
+    );
+  return (config) => {
+    const raw = structuredClone(config) as Record<string, unknown>;
+    for (const setting of settings) applySetting(raw, setting);
+    return parseConfig(raw, 'the run with --set');
+  };
 }
 
 function dataProblems({ data, groups }: Parsed): string[] {
@@ -440,12 +513,16 @@ export function applySetting(raw: Record<string, unknown>, setting: string): voi
 function resolvePaths(config: Config, folder: string, settings: readonly string[]): Config {
   const from = (key: string, path: string) =>
     resolve(settings.some((setting) => setting.startsWith(`${key}=`)) ? '.' : folder, path);
-  const { data, groups } = config;
+  const { data, groups, ranking } = config;
   return {
     ...config,
     data: { ...data, ...(data.path !== undefined && { path: from('data.path', data.path) }) },
     ...(groups && { groups: groups.map((one) => ({ ...one, path: from('groups', one.path) })) }),
     model: { ...config.model, path: from('model.path', config.model.path) },
+    ranking: {
+      ...ranking,
+      ...(ranking.sentences !== undefined && { sentences: from('ranking.sentences', ranking.sentences) }),
+    },
   };
 }
 

@@ -163,11 +163,12 @@ function clientData(
   { clients }: Partition,
   backend: ModelParts & CatalogueRecommender,
 ): ClientData[] {
-  const { data, seed } = config;
+  const { data, seed, training } = config;
   const { users } = group.dataset;
+  const samplesOf = (user: User) => trainingSamples(user, { targets: training.targetsPerUser });
   const purpose = (part: string) => (group.name === undefined ? part : `${part} of ${group.name}`);
   const drawn = {
-    train: subset(users.flatMap(trainingSamples), data.trainSamples, seed, purpose('train')),
+    train: subset(users.flatMap(samplesOf), data.trainSamples, seed, purpose('train')),
     validation: subset(users.flatMap(validationSamples), data.validationSamples, seed, purpose('validation')),
     test: subset(users.flatMap(testSamples), data.testUsers, seed, purpose('test')),
   };
@@ -214,6 +215,11 @@ export async function initialParameters(experiment: Experiment): Promise<NamedTe
   const { clients } = experiment;
   const all = await experiment.initialParameters();
   return new Map([...all].filter(([name]) => clients.some(({ holds }) => holds(name))));
+}
+
+/** What a client ranks with, and for whom. */
+export function rankerOf({ recommender, users, group, validation }: ClientData) {
+  return { recommender, users, validation, catalogue: group.dataset.catalogue };
 }
 
 /** What of the common start a client has a part in. */

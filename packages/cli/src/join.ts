@@ -27,6 +27,7 @@ import { applySetting, type Config, ConfigError, parseConfig } from './config.ts
 import { runtimeOf, trainOptions } from './experiment.ts';
 import { type GroupConfig, groupConfigs } from './groups.ts';
 import { type Progress, silent } from './progress.ts';
+import { openRanking } from './ranking.ts';
 
 export interface JoinOptions {
   /** Such as https://localhost:7443. */
@@ -74,7 +75,7 @@ export async function join(options: JoinOptions): Promise<JoinResult> {
   const o = { ...options, k: layersKept(checkpoint, options.k) };
   const dataset = await readDataset(o.data);
   const samples = {
-    train: dataset.users.flatMap(trainingSamples),
+    train: dataset.users.flatMap((user) => trainingSamples(user)),
     validation: dataset.users.flatMap(validationSamples),
     test: dataset.users.flatMap(testSamples),
   };
@@ -130,7 +131,7 @@ async function takePart(
   try {
     const { recommender, middle } = recommenderOf(backend, config, connection, o);
     let result = { metrics: {} as Readonly<Record<string, number>>, testUsers: 0 };
-    const worker = workerOf({ client, config, samples, recommender, progress });
+    const worker = workerOf({ client, config, dataset, samples, recommender, progress });
     await participate({
       connection,
       worker: {
@@ -211,12 +212,13 @@ type Samples = Readonly<Record<'train' | 'validation' | 'test', ReturnType<typeo
 interface WorkerOptions {
   readonly client: string;
   readonly config: Config;
+  readonly dataset: Dataset;
   readonly samples: Samples;
   readonly recommender: Recommender;
   readonly progress: Progress;
 }
 
-function workerOf({ client, config, samples, recommender, progress }: WorkerOptions): Worker {
+function workerOf({ client, config, dataset, samples, recommender, progress }: WorkerOptions): Worker {
   const withItems = ({ items }: { readonly items?: NamedTensors }) => (items ? { items } : {});
   return {
     async train(parameters, context) {
@@ -238,12 +240,18 @@ function workerOf({ client, config, samples, recommender, progress }: WorkerOpti
     async test(parameters, context) {
       const { test } = samples;
       if (test.length === 0) return { metrics: {}, users: 0, truncated: 0 };
+      const { users, catalogue } = dataset;
+      const ranking = await openRanking(
+        config,
+        { recommender, users, catalogue, validation: samples.validation },
+        parameters,
+        context.items,
+      );
       const found = await recommender.evaluate(test, parameters, {
-        seed: config.seed,
-        maskHistory: config.evaluation.maskHistory,
-        ...withItems(context),
+        ...ranking.options,
         onProgress: (done, total) => progress.report('test users', done, total),
       });
+      await ranking.dispose();
       return { metrics: meanMetrics(found.metrics), users: test.length, truncated: found.truncated };
     },
   };

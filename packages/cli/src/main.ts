@@ -48,6 +48,7 @@ export function program(): Command {
     .description("evaluate a run's best adapters again")
     .argument('<run>', 'folder of the run')
     .option('--test-users <count>', 'number of test users', positive)
+    .option('-s, --set <key=value...>', 'rank otherwise, such as ranking.mode=constrained')
     .option(...json)
     .action(async (run, options) => (await import('./commands/evaluate.ts')).run(run, options));
 
@@ -84,6 +85,8 @@ export function program(): Command {
     .requiredOption('--client <name>', 'whose adapter')
     .requiredOption('--history <item...>', 'ids or titles, oldest first')
     .option('-k <count>', 'number of items', positive, 10)
+    .option('-s, --set <key=value...>', 'rank otherwise, such as ranking.mode=constrained')
+    .option('--explain', 'what the model said, or how likely each title is')
     .option(...json)
     .action(async (run, options) => (await import('./commands/recommend.ts')).run(run, options));
 

@@ -1,17 +1,17 @@
 // Recommendations from a stored run: a client's best adapter, a history in, ranked titles out.
 import { openRun } from '@fellrec/federation';
-import type { Catalogue } from '@fellrec/recsys';
-import { initialParameters, startOf, storeFormat } from './experiment.ts';
+import type { Catalogue, Recommendation } from '@fellrec/recsys';
+import { withRanking } from './config.ts';
+import { initialParameters, rankerOf, startOf, storeFormat } from './experiment.ts';
 import { itemTables } from './item-tables.ts';
 import { type Progress, silent } from './progress.ts';
+import { openRanking } from './ranking.ts';
 import { recommendingWith } from './strategy.ts';
 import { openStored, readRun } from './train.ts';
 
-export interface RecommendedTitle {
+export interface RecommendedTitle extends Omit<Recommendation, 'item'> {
   readonly id: string;
   readonly title: string;
-  /** Higher is better; comparable within one list. */
-  readonly score: number;
 }
 
 export interface RecommendRequest {
@@ -19,10 +19,14 @@ export interface RecommendRequest {
   /** Item ids or exact titles, oldest first. */
   readonly history: readonly string[];
   readonly k: number;
+  /** Settings of how to rank, such as `ranking.mode=constrained`. */
+  readonly set?: readonly string[];
 }
 
 export interface RecommendedTitles {
   readonly items: readonly RecommendedTitle[];
+  /** Why there are none. */
+  readonly reason?: string;
   /** What the model said, where it generates. */
   readonly answer?: string;
 }
@@ -30,10 +34,11 @@ export interface RecommendedTitles {
 /** @throws if the run has no such client, or the catalogue no such item. */
 export async function recommend(
   directory: string,
-  { client, history, k }: RecommendRequest,
+  { client, history, k, set = [] }: RecommendRequest,
   progress: Progress = silent,
 ): Promise<RecommendedTitles> {
-  const run = await readRun(directory);
+  const stored = await readRun(directory);
+  const run = { ...stored, config: withRanking(set)(stored.config) };
   const { config, partition } = run;
   if (!partition.clients.some(({ name }) => name === client))
     throw new Error(
@@ -49,15 +54,19 @@ export async function recommend(
     const items = history.map((text) => findItem(catalogue, text));
     const parameters = best ? recommendingWith(config, best.parameters) : startOf(own, initial);
     const table = best && (await itemTables(config, store, initial).of(client, best.round + 1));
-    const options = { k, seed: config.seed, ...(table && { items: table }) };
+    const ranking = await openRanking(config, rankerOf(own), parameters, table);
     const [found] = await own.recommender.recommend(
       [{ history: items.slice(-10), seen: items }],
       parameters,
-      options,
+      { ...ranking.options, k },
     );
+    await ranking.dispose();
     return {
       ...(found!.answer !== undefined && { answer: found!.answer }),
-      items: found!.items.map(({ item, score }) => ({ ...pick(catalogue, item), score })),
+      ...(found!.items.length === 0 && {
+        reason: `nothing is left to recommend: the history has all ${catalogue.items.length} items of the catalogue`,
+      }),
+      items: found!.items.map(({ item, ...scored }) => ({ ...pick(catalogue, item), ...scored })),
     };
   } finally {
     await store.close();

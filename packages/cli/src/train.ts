@@ -22,6 +22,7 @@ import {
   inProcessClients,
   openExperiment,
   type Report,
+  rankerOf,
   runtimeOf,
   startOf,
   storeFormat,
@@ -30,6 +31,7 @@ import { groupConfigs, userKey } from './groups.ts';
 import { itemTables } from './item-tables.ts';
 import { type MixingResult, mixingResult } from './mixing.ts';
 import { type Progress, silent } from './progress.ts';
+import { openRanking } from './ranking.ts';
 import { federationStart, recommendingWith, strategyOf } from './strategy.ts';
 
 export interface ClientResult {
@@ -45,6 +47,8 @@ export interface ClientResult {
   readonly bestRound?: number;
   /** Samples whose oldest history was dropped to fit the context. */
   readonly truncated: number;
+  /** How much what is injected into the ranking counts, where something is. */
+  readonly gamma?: number;
   /** Empty without test users. */
   readonly metrics: Metrics;
 }
@@ -151,15 +155,26 @@ export async function evaluate(
   override: (config: Config) => Config,
   progress: Progress = silent,
 ): Promise<RunResult> {
-  const started = performance.now();
   const run = await readRun(directory);
   const experiment = await openStored(directory, { ...run, config: override(run.config) }, progress.report);
+  try {
+    return (await evaluateStored(directory, experiment, progress)).result;
+  } finally {
+    await experiment.dispose();
+  }
+}
+
+/** What each test user gets of a run's best parameters, when it ranks as the experiment says. */
+export async function evaluateStored(
+  directory: string,
+  experiment: Experiment,
+  progress: Progress,
+): Promise<{ readonly result: RunResult; readonly users: UserMetrics }> {
   const store = await openRun(directory, storeFormat(experiment));
   try {
-    return (await evaluateRun(experiment, store, directory, progress, started)).result;
+    return await evaluateRun(experiment, store, directory, progress, performance.now());
   } finally {
     await store.close();
-    await experiment.dispose();
   }
 }
 
@@ -185,15 +200,15 @@ async function evaluateRun(
     const before = users.size;
     const parameters = best ? recommendingWith(config, best.parameters) : startOf(client, initial);
     const items = best && (await tables.of(name, best.round + 1));
+    const ranking = await openRanking(config, rankerOf(client), parameters, items);
     const found =
       test.length === 0
         ? { metrics: [], truncated: 0 }
         : await client.recommender.evaluate(test, parameters, {
-            seed: config.seed,
-            maskHistory: config.evaluation.maskHistory,
-            ...(items && { items }),
+            ...ranking.options,
             onProgress: (done) => progress.report('test users', before + done, total),
           });
+    await ranking.dispose();
     for (const [i, { user }] of test.entries()) users.set(userKey(group.name, user), found.metrics[i]!);
     truncatedTests += found.truncated;
     const metrics = meanMetrics(found.metrics);
@@ -207,6 +222,7 @@ async function evaluateRun(
       ...(losses.length > 0 && { firstLoss: losses[0]!, lastLoss: losses.at(-1)! }),
       ...(best && { bestRound: best.round + 1 }),
       truncated,
+      ...(ranking.options.injection && { gamma: ranking.options.injection.gamma }),
       metrics,
     });
   }

@@ -50,7 +50,7 @@ beforeAll(async () => {
     const maker = promptSequences({ catalogue, tokenizer, domain: videoGames, maxTokens, eosIds: [2] });
     sequences.set(
       client,
-      users.flatMap(trainingSamples).map((sample) => maker.history(sample)!),
+      users.flatMap((user) => trainingSamples(user)).map((sample) => maker.history(sample)!),
     );
   }
   const run = place.run('recorded');

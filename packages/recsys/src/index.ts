@@ -1,6 +1,8 @@
 export { type Baseline, evaluateBaseline } from './baselines/baseline.ts';
 export { fitCooccurrence } from './baselines/cooccurrence.ts';
+export { fitPopularity } from './baselines/popularity.ts';
 export { fitSasrec, type SasrecOptions, type SasrecProgress } from './baselines/sasrec.ts';
+export { sentenceNeighbours } from './baselines/sentences.ts';
 export { type BigrecOptions, bigrec } from './bigrec/recommender.ts';
 export { calibrationSequences, trainingSequence } from './bigrec/text.ts';
 export { bootstrap, type Interval, type PairedDifference, pairedBootstrap, quantile } from './bootstrap.ts';
@@ -10,6 +12,7 @@ export { datasetHash, readDataset, writeUsers } from './data/folder.ts';
 export { type ImportOptions, importDataset } from './data/import.ts';
 export { type Dataset, type DatasetStats, datasetStats, type SplitName, type User } from './dataset.ts';
 export { type Floor, floorMetrics, floors, popularity } from './floors.ts';
+export { chooseGamma, gammas } from './gamma.ts';
 export { cutoffs, type Metrics, meanMetrics, metricsOf, type Spread, spread } from './metrics.ts';
 export {
   joinPartitions,
@@ -24,6 +27,15 @@ export { type RankingOptions, rank } from './ranking.ts';
 export { type RecformerOptions, recformer } from './recformer/recommender.ts';
 export { type ItemTableSchedule, tableRound } from './recformer/schedule.ts';
 export { itemText } from './recformer/text.ts';
-export type { Recommendation, Recommended, Recommender, TrainOptions, TrainResult } from './recommender.ts';
+export type {
+  EvaluateOptions,
+  RankingMode,
+  Recommendation,
+  Recommended,
+  Recommender,
+  TrainOptions,
+  TrainResult,
+} from './recommender.ts';
 export { type Sample, subset, testSamples, trainingSamples, validationSamples } from './samples.ts';
 export { type Elsewhere, splitRecommender } from './split-recommender.ts';
+export { cachedVectors } from './title-vectors.ts';

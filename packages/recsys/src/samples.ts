@@ -16,10 +16,17 @@ export const historyLength = 10;
 
 const recent = (items: readonly number[]) => items.slice(-historyLength);
 
-/** A window that slides over the user's training items; users with at most 11 give one sample, their last item. */
-export function trainingSamples({ id, train }: User): Sample[] {
+/**
+ * A window that slides over the user's training items: users with at most 11 give one sample, their last item. With more
+ * than one target at least so many of the last items are targets, of those that have something before them.
+ */
+export function trainingSamples(
+  { id, train }: User,
+  { targets = 1 }: { readonly targets?: number } = {},
+): Sample[] {
   const samples: Sample[] = [];
-  for (let i = Math.min(historyLength, train.length - 1); i < train.length; i++) {
+  const first = Math.max(1, Math.min(historyLength, train.length - targets));
+  for (let i = first; i < train.length; i++) {
     const seen = train.slice(0, i);
     if (seen.length > 0) samples.push({ user: id, history: recent(seen), targets: [train[i]!], seen });
   }

@@ -35,6 +35,7 @@ export function splitRecommender(own: Recommender, elsewhere: Elsewhere): Recomm
       };
     },
     loss: (samples, parameters, table) => own.loss(samples, begin(parameters), table && part(table, false)),
+    score: (queries, parameters, options) => own.score(queries, begin(parameters), items(options)),
     recommend: (queries, parameters, options) => own.recommend(queries, begin(parameters), items(options)),
     evaluate: (samples, parameters, options) => own.evaluate(samples, begin(parameters), items(options)),
   };

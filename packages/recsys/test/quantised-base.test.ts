@@ -54,7 +54,12 @@ describe.skipIf(!games || !folder)('on SmolLM2 and Games', () => {
     const tokenizer = await loadTokenizer(checkpoint.directory);
     const { eosIds } = checkpoint.config;
     const text = { catalogue, tokenizer, domain: videoGames, maxTokens: 512, eosIds };
-    const samples = subset(users.flatMap(trainingSamples), 8, 1, 'held out');
+    const samples = subset(
+      users.flatMap((user) => trainingSamples(user)),
+      8,
+      1,
+      'held out',
+    );
     const sequences = samples.map((sample) => trainingSequence(sample, 'answer', text).value);
     batches = [sequences.slice(0, 4), sequences.slice(4)];
     calibration = calibrationSequences(text);

@@ -20,6 +20,19 @@ describe('training samples', () => {
     expect(samples[3]!.seen).toEqual(range(0, 13));
   });
 
+  it('have as many targets a user as are asked for, each after what came before it', () => {
+    const few = trainingSamples(user('u', { train: range(0, 6) }), { targets: 3 });
+    expect(few.map(({ targets, history }) => [targets, history])).toEqual([
+      [[3], range(0, 3)],
+      [[4], range(0, 4)],
+      [[5], range(0, 5)],
+    ]);
+    expect(trainingSamples(user('u', { train: range(0, 3) }), { targets: 9 })).toHaveLength(2);
+    // The window gives more than that.
+    const long = user('u', { train: range(0, 14) });
+    expect(trainingSamples(long, { targets: 2 })).toEqual(trainingSamples(long));
+  });
+
   it('are none without a history', () => {
     expect(trainingSamples(user('u', { train: [] }))).toEqual([]);
     expect(trainingSamples(user('u', { train: [1] }))).toEqual([]);

@@ -1,18 +1,39 @@
 import { print } from '../output.ts';
 import { progressOn } from '../progress.ts';
-import { recommend } from '../recommend.ts';
+import { type RecommendedTitles, recommend } from '../recommend.ts';
 import { table } from '../table.ts';
 
 interface Options {
   readonly client: string;
   readonly history: readonly string[];
   readonly k: number;
+  readonly set?: readonly string[];
+  readonly explain?: boolean;
   readonly json?: boolean;
 }
 
-export async function run(directory: string, { json, ...request }: Options): Promise<void> {
+export async function run(directory: string, { json, explain = false, ...request }: Options): Promise<void> {
   const found = await recommend(directory, request, progressOn(process.stderr));
-  const rows = found.items.map(({ id, title }, i) => [`${i + 1}`, id, title]);
-  const said = found.answer === undefined ? '' : `The model said: ${found.answer}\n\n`;
-  print(found, `${said}${table(['rank', 'id', 'title'], rows)}`, { json: json ?? false });
+  print(found, found.reason ?? (explain ? explained(found) : listed(found)), { json: json ?? false });
+}
+
+function listed({ items }: RecommendedTitles): string {
+  return table(
+    ['rank', 'id', 'title'],
+    items.map(({ id, title }, i) => [`${i + 1}`, id, title]),
+  );
+}
+
+/** With what the model said, or how likely it found each title. */
+function explained({ items, answer }: RecommendedTitles): string {
+  const rows = items.map(({ id, title, score, likelihood }, i) => [
+    `${i + 1}`,
+    id,
+    title,
+    score.toFixed(4),
+    likelihood ? likelihood.logProbability.toFixed(3) : '-',
+    likelihood ? String(likelihood.tokens) : '-',
+  ]);
+  const said = answer === undefined ? '' : `The model said: ${answer}\n\n`;
+  return `${said}${table(['rank', 'id', 'title', 'score', 'log-probability', 'tokens'], rows)}`;
 }

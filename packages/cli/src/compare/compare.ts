@@ -5,8 +5,17 @@ import { type Experiment, openExperiment } from '../experiment.ts';
 import { type Progress, silent } from '../progress.ts';
 import { changesOf, readRun, runDirectory, train } from '../train.ts';
 import { compared, type Trial } from './compared.ts';
-import { isRanking, type Method, methodConfig, type TrainedMethod } from './methods.ts';
-import { storeRanking } from './rankings.ts';
+import {
+  isRanked,
+  isRanking,
+  type Method,
+  methodConfig,
+  type Ranked,
+  type Ranking,
+  type TrainedMethod,
+  unranked,
+} from './methods.ts';
+import { storeRanked, storeRanking } from './rankings.ts';
 import type { Comparison } from './result.ts';
 import { hasBegun, isStored, readTrial } from './trials.ts';
 
@@ -42,10 +51,20 @@ export async function compare(config: Config, o: CompareOptions): Promise<Compar
         opened ??= await openExperiment(methodConfig(config, 'centralized', seed), progress.report);
         const shared = opened;
         const failure = await attempt(`${method}, seed ${seed}`, progress, async () => {
-          const experiment = shared.sharing(own, isParted(method) ? parted : undefined);
-          if (isParted(method)) parted = experiment.partition;
-          if (isRanking(method)) await storeRanking(method, directory, experiment, progress);
-          else await train(own, { resume: hasBegun(directory), experiment, progress });
+          const plain = unranked(method);
+          const experiment = shared.sharing(own, isParted(plain) ? parted : undefined);
+          if (isParted(plain)) parted = experiment.partition;
+          if (isRanking(plain))
+            return storeRanking(method as Ranking | Ranked, directory, experiment, progress);
+          const base = methodConfig(config, plain, seed);
+          const trained = runDirectory(base);
+          if (!(await isStored(trained, plain, base)))
+            await train(base, {
+              resume: hasBegun(trained),
+              experiment: shared.sharing(base, experiment.partition),
+              progress,
+            });
+          if (isRanked(method)) await storeRanked(method, directory, trained, experiment, progress);
         });
         if (failure === undefined) trials.push(await readTrial(directory, method));
         else {
@@ -77,7 +96,7 @@ async function attempt(
 }
 
 /** Whether its clients are those of the partition. */
-function isParted(method: Method): method is Exclude<TrainedMethod, 'centralized'> {
+function isParted(method: TrainedMethod | Ranking): method is Exclude<TrainedMethod, 'centralized'> {
   return !isRanking(method) && method !== 'centralized';
 }
 
@@ -87,7 +106,7 @@ async function storedPartition(
   methods: readonly Method[],
   seed: number,
 ): Promise<Partition | undefined> {
-  for (const method of methods.filter(isParted)) {
+  for (const method of new Set(methods.map(unranked).filter(isParted))) {
     const own = methodConfig(config, method, seed);
     const directory = runDirectory(own);
     if (!hasBegun(directory)) continue;

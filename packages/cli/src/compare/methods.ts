@@ -1,7 +1,7 @@
 // The methods that a comparison knows by name: strategies, FELLRec without some of its parts, and rankings that learn
 // nothing from a federation.
 import { join } from 'node:path';
-import { type Config, ConfigError, completed, configSchema } from '../config.ts';
+import { type Config, ConfigError, completed, configSchema, injected, rankingModes } from '../config.ts';
 
 type Federation = Config['federation'];
 
@@ -61,7 +61,9 @@ const rankings = ['zero-shot', 'random', 'popularity', 'cooccurrence', 'sasrec']
 
 export type TrainedMethod = keyof typeof trained;
 export type Ranking = (typeof rankings)[number];
-export type Method = TrainedMethod | Ranking;
+/** What another method's parameters recommend when they rank otherwise: `fedavg+constrained`, `fedavg+rerank+popularity`. */
+export type Ranked = `${TrainedMethod | 'zero-shot'}+${string}`;
+export type Method = TrainedMethod | Ranking | Ranked;
 
 export const methodNames: readonly Method[] = [...(Object.keys(trained) as TrainedMethod[]), ...rankings];
 
@@ -69,17 +71,46 @@ export function isRanking(method: Method): method is Ranking {
   return rankings.includes(method as Ranking);
 }
 
+export function isRanked(method: Method): method is Ranked {
+  return method.includes('+');
+}
+
+/** A method without what it ranks with. */
+export function unranked(method: Method): TrainedMethod | Ranking {
+  return method.split('+')[0] as TrainedMethod | Ranking;
+}
+
 /** @throws ConfigError on names that are not known, given twice, or none. */
 export function parseMethods(text: string): Method[] {
   const names = text.split(',').map((name) => name.trim());
-  const unknown = names.filter((name) => !methodNames.includes(name as Method));
+  const unknown = names.filter((name) => !isKnown(name));
   if (unknown.length > 0)
     throw new ConfigError(
-      `compare: unknown methods: ${unknown.map((name) => `"${name}"`).join(', ')}; known are ${methodNames.join(', ')}`,
+      `compare: unknown methods: ${unknown.map((name) => `"${name}"`).join(', ')}; known are ${methodNames.join(', ')}, and those that have an adapter with another ranking: ${[...rankingModes, ...injected].map((one) => `fedavg+${one}`).join(', ')}`,
     );
   const twice = names.filter((name, i) => names.indexOf(name) !== i);
   if (twice.length > 0) throw new ConfigError(`compare: --methods names ${twice.join(', ')} twice`);
   return names as Method[];
+}
+
+function isKnown(name: string): boolean {
+  const [method, ...options] = name.split('+');
+  const modes = options.filter((one) => rankingModes.includes(one as (typeof rankingModes)[number]));
+  const injections = options.filter((one) => injected.includes(one as (typeof injected)[number]));
+  return (
+    methodNames.includes(method as Method) &&
+    (options.length === 0 || !isRanking(method as Method) || method === 'zero-shot') &&
+    modes.length <= 1 &&
+    injections.length <= 1 &&
+    modes.length + injections.length === options.length
+  );
+}
+
+function rankingOf(method: Method, configured: Config['ranking']): Config['ranking'] {
+  const [, ...options] = method.split('+');
+  const mode = rankingModes.find((one) => options.includes(one));
+  const inject = injected.find((one) => options.includes(one));
+  return { ...configured, ...(mode && { mode }), ...(inject && { inject }) };
 }
 
 /**
@@ -88,15 +119,17 @@ export function parseMethods(text: string): Method[] {
  */
 export function methodConfig(config: Config, method: Method, seed: number): Config {
   const { federation, runs, name } = config;
-  const settings = isRanking(method) ? trained.centralized() : trained[method](federation);
-  const own = {
+  const plain = unranked(method);
+  const settings = isRanking(plain) ? trained.centralized() : trained[plain](federation);
+  const made = {
     ...config,
     runs: join(runs, name),
     name: `${method}-${seed}`,
     seed,
+    ranking: rankingOf(method, config.ranking),
     federation: { ...federation, ...settings },
   };
-  return completed(own, `compare: ${method}`);
+  return completed(made, `compare: ${method}`);
 }
 
 function defaultHeating() {

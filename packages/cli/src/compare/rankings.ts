@@ -14,15 +14,17 @@ import type { Config } from '../config.ts';
 import { type Experiment, type Group, runtimeOf } from '../experiment.ts';
 import { userKey } from '../groups.ts';
 import type { Progress } from '../progress.ts';
+import { openRanking } from '../ranking.ts';
 import { readIfThere } from '../read-if-there.ts';
-import type { Ranking } from './methods.ts';
-import { writeUserMetrics } from './user-metrics.ts';
+import { evaluateStored } from '../train.ts';
+import { type Ranked, type Ranking, unranked } from './methods.ts';
+import { type UserMetrics, writeUserMetrics } from './user-metrics.ts';
 
 const file = 'ranking.json';
 
 /** What is stored of a ranking, besides its metrics of each user. */
 export interface StoredRanking {
-  readonly ranking: Ranking;
+  readonly ranking: Ranking | Ranked;
   readonly settings: unknown;
   readonly seed: number;
   readonly data: { readonly name: string; readonly hash: string };
@@ -32,10 +34,28 @@ export interface StoredRanking {
 
 /** What a ranking depends on. */
 export function rankingSettings(ranking: Ranking, config: Config): unknown {
-  const { seed, data, groups, evaluation, recommender, model, generation, recformer, domain } = config;
+  const {
+    seed,
+    data,
+    groups,
+    evaluation,
+    recommender,
+    model,
+    generation,
+    recformer,
+    domain,
+    ranking: mode,
+  } = config;
   const { trainSamples: _, ...tested } = data;
   const common = { seed, data: tested, groups, evaluation };
-  return ranking === 'zero-shot' ? { ...common, recommender, model, generation, recformer, domain } : common;
+  return ranking === 'zero-shot'
+    ? { ...common, recommender, model, generation, recformer, domain, mode }
+    : common;
+}
+
+/** What ranking otherwise with a run's parameters depends on, besides the run. */
+export function rankedSettings({ data, groups, ranking }: Config): unknown {
+  return { data, groups, ranking };
 }
 
 /** Undefined if there is none. */
@@ -52,39 +72,72 @@ export async function readRanking(directory: string): Promise<StoredRanking | un
 
 /** Ranks for all test users and writes what came of it, whole or not at all. */
 export async function storeRanking(
-  ranking: Ranking,
+  method: Ranking | Ranked,
   directory: string,
   experiment: Experiment,
   progress: Progress,
 ): Promise<void> {
   const { config, data, groups, clients, modelHash } = experiment;
+  const ranking = unranked(method) as Ranking;
   const started = performance.now();
   const users = new Map<string, Metrics>();
   for (const group of groups) {
     const test = clients.filter((client) => client.group === group).flatMap((client) => client.test);
-    const metrics = await metricsOf(ranking, test, group, config, progress);
+    const validation = clients
+      .filter((client) => client.group === group)
+      .flatMap((client) => client.validation);
+    const metrics = await metricsOf(ranking, { test, validation, group, config, progress });
     for (const [i, { user }] of test.entries()) users.set(userKey(group.name, user), metrics[i]!);
   }
-  const stored: StoredRanking = {
-    ranking,
+  await placeRanking(directory, users, {
+    ranking: method,
     settings: rankingSettings(ranking, config),
     seed: config.seed,
     data,
     ...(ranking === 'zero-shot' && { model: { path: config.model.path, hash: modelHash } }),
     seconds: (performance.now() - started) / 1000,
-  };
+  });
+}
+
+/** Ranks with the parameters of a run that was trained, as the experiment is configured to. */
+export async function storeRanked(
+  method: Ranked,
+  directory: string,
+  run: string,
+  experiment: Experiment,
+  progress: Progress,
+): Promise<void> {
+  const { config, data, modelHash } = experiment;
+  const started = performance.now();
+  const { users } = await evaluateStored(run, experiment, progress);
+  await placeRanking(directory, users, {
+    ranking: method,
+    settings: rankedSettings(config),
+    seed: config.seed,
+    data,
+    model: { path: config.model.path, hash: modelHash },
+    seconds: (performance.now() - started) / 1000,
+  });
+}
+
+async function placeRanking(directory: string, users: UserMetrics, stored: StoredRanking): Promise<void> {
   await placeWhole(directory, async (aside) => {
     await writeUserMetrics(aside, users);
     await writeWhole(join(aside, file), `${JSON.stringify(stored, undefined, 2)}\n`);
   });
 }
 
+interface Asked {
+  readonly test: readonly Sample[];
+  readonly validation: readonly Sample[];
+  readonly group: Group;
+  readonly config: Config;
+  readonly progress: Progress;
+}
+
 async function metricsOf(
   ranking: Ranking,
-  test: readonly Sample[],
-  { dataset, recommender }: Group,
-  config: Config,
-  progress: Progress,
+  { test, validation, group: { dataset, recommender }, config, progress }: Asked,
 ): Promise<readonly Metrics[]> {
   const { seed, evaluation } = config;
   const options = {
@@ -94,8 +147,14 @@ async function metricsOf(
   };
   const itemCount = dataset.catalogue.items.length;
   switch (ranking) {
-    case 'zero-shot':
-      return (await recommender.evaluate(test, await recommender.initialParameters(seed), options)).metrics;
+    case 'zero-shot': {
+      const start = await recommender.initialParameters(seed);
+      const { users, catalogue } = dataset;
+      const own = await openRanking(config, { recommender, users, catalogue, validation }, start);
+      const { metrics } = await recommender.evaluate(test, start, { ...options, ...own.options });
+      await own.dispose();
+      return metrics;
+    }
     case 'random':
     case 'popularity':
       return floorMetrics(ranking, test, dataset.users, itemCount, seed);

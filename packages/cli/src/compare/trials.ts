@@ -6,8 +6,8 @@ import { dataHash } from '../groups.ts';
 import { type RunFiles, readRunFiles } from '../report/run-files.ts';
 import { changesOf, readRun } from '../train.ts';
 import type { Trial } from './compared.ts';
-import { isRanking, type Method } from './methods.ts';
-import { rankingSettings, readRanking, type StoredRanking } from './rankings.ts';
+import { isRanked, isRanking, type Method, unranked } from './methods.ts';
+import { rankedSettings, rankingSettings, readRanking, type StoredRanking } from './rankings.ts';
 import { readUserMetrics } from './user-metrics.ts';
 
 /** Whether a run has been made in this folder. */
@@ -18,9 +18,11 @@ export function hasBegun(directory: string): boolean {
 /** Whether a method's result is there, made with these settings on the data that is there now. */
 export async function isStored(directory: string, method: Method, config: Config): Promise<boolean> {
   const hash = await dataHash(config);
-  if (isRanking(method)) {
+  const plain = unranked(method);
+  if (isRanking(plain) || isRanked(method)) {
     const found = await readRanking(directory);
-    return found?.data.hash === hash && isSame(found.settings, rankingSettings(method, config));
+    const settings = isRanking(plain) ? rankingSettings(plain, config) : rankedSettings(config);
+    return found?.data.hash === hash && isSame(found.settings, settings);
   }
   if (!hasBegun(directory)) return false;
   const { stored } = await readRun(directory);
@@ -37,14 +39,16 @@ export async function isStored(directory: string, method: Method, config: Config
 /** `method`: what it is called; without it, what the folder says. @throws if there is neither a run nor a ranking. */
 export async function readTrial(directory: string, method?: Method): Promise<Trial> {
   const ranking = await readRanking(directory);
-  return ranking ? trialOfRanking(directory, ranking) : trialOfRun(await readRunFiles(directory), method);
+  return ranking
+    ? trialOfRanking(directory, ranking, method)
+    : trialOfRun(await readRunFiles(directory), method);
 }
 
-async function trialOfRanking(directory: string, stored: StoredRanking): Promise<Trial> {
+async function trialOfRanking(directory: string, stored: StoredRanking, method?: Method): Promise<Trial> {
   const { ranking, seed, data, model, seconds } = stored;
   const users = await readUserMetrics(directory);
   return {
-    method: ranking,
+    method: method ?? ranking,
     seed,
     directory,
     data,

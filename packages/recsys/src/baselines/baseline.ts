@@ -1,20 +1,13 @@
 // What recommenders are compared with besides the floors: methods that learn from all users' training parts in one
 // place and give every item of the catalogue a score.
-import type { Float32Tensor } from '@fellrec/graph';
 import type { User } from '../dataset.ts';
 import { evaluated, evaluatedItems } from '../evaluation.ts';
 import { ranked } from '../ranking.ts';
-import type { Evaluated, EvaluateOptions, Recommended } from '../recommender.ts';
+import type { Evaluated, EvaluateOptions, ItemScorer, Recommended } from '../recommender.ts';
 import type { Sample } from '../samples.ts';
 
 /** One that has learned. */
-export interface Baseline {
-  /**
-   * Scores of the whole catalogue for each history, [queries, items]; higher is better, items of the history are scored
-   * as all others. All queries' scores are in memory at once: ask in parts.
-   * @throws on a query that cannot be read, naming it.
-   */
-  score(queries: readonly Pick<Sample, 'history' | 'seen'>[]): Promise<Float32Tensor>;
+export interface Baseline extends ItemScorer {
   /** Frees native memory, if any was taken. */
   dispose(): Promise<void>;
 }

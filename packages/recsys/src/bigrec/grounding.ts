@@ -1,12 +1,8 @@
 // Grounding (BIGRec, arXiv 2308.08434): a generated title is placed among the catalogue's by the base model's own
 // vectors, the normalised last hidden state of a text's last token; near is good.
-import { createHash } from 'node:crypto';
-import { existsSync } from 'node:fs';
-import { mkdir } from 'node:fs/promises';
-import { join } from 'node:path';
-import { float32 } from '@fellrec/graph';
-import { type LanguageModel, readSafetensors, type Tokenizer, writeSafetensors } from '@fellrec/models';
+import type { LanguageModel, Tokenizer } from '@fellrec/models';
 import type { Catalogue } from '../catalogue.ts';
+import { cachedVectors } from '../title-vectors.ts';
 
 const batchSize = 64;
 
@@ -38,33 +34,16 @@ export async function textVectors(
 }
 
 /** The catalogue's vectors: computed once per base model and catalogue, then read from the cache. */
-export async function catalogueVectors(
+export function catalogueVectors(
   catalogue: Catalogue,
   model: LanguageModel,
   tokenizer: Tokenizer,
   cacheDir: string,
   onProgress?: (done: number, total: number) => void,
 ): Promise<Float32Array[]> {
-  const key = createHash('sha256')
-    .update(`${model.checkpoint.hash} ${catalogue.hash}`)
-    .digest('hex')
-    .slice(0, 32);
-  const file = join(cacheDir, `titles-${key}.safetensors`);
-  if (existsSync(file)) {
-    const { data, dims } = (await readSafetensors(file)).get('vectors')!;
-    const d = dims[1]!;
-    return Array.from({ length: dims[0]! }, (_, i) => (data as Float32Array).subarray(i * d, (i + 1) * d));
-  }
-  const titles = catalogue.items.map(({ title }) => title);
-  const vectors = await textVectors(titles, model, tokenizer, onProgress);
-  const d = vectors[0]!.length;
-  const flat = new Float32Array(vectors.length * d);
-  vectors.forEach((vector, i) => {
-    flat.set(vector, i * d);
-  });
-  await mkdir(cacheDir, { recursive: true });
-  await writeSafetensors(file, new Map([['vectors', float32(flat, [vectors.length, d])]]));
-  return vectors;
+  return cachedVectors({ catalogue, modelHash: model.checkpoint.hash, cacheDir }, (titles) =>
+    textVectors(titles, model, tokenizer, onProgress),
+  );
 }
 
 /** Minus the Euclidean distance of `vector` to each item's. */

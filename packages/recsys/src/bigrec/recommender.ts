@@ -10,20 +10,13 @@ import {
   type Tokenizer,
 } from '@fellrec/models';
 import type { Catalogue } from '../catalogue.ts';
-import { evaluated, evaluatedItems } from '../evaluation.ts';
-import { type Domain, parseAnswer } from '../prompt.ts';
-import { ranked } from '../ranking.ts';
-import type {
-  Evaluated,
-  Recommended,
-  Recommender,
-  RecommendOptions,
-  TrainOptions,
-  TrainResult,
-} from '../recommender.ts';
+import { listing } from '../lists.ts';
+import type { Domain } from '../prompt.ts';
+import type { Query, Recommender, Scored, ScoreOptions, TrainOptions, TrainResult } from '../recommender.ts';
 import type { Sample } from '../samples.ts';
 import { fit } from '../training.ts';
-import { catalogueVectors, nearness, textVectors } from './grounding.ts';
+import { catalogueVectors } from './grounding.ts';
+import { modes } from './modes.ts';
 import { promptTokens, type TextOptions, trainingSequence } from './text.ts';
 
 export interface BigrecOptions {
@@ -59,17 +52,24 @@ export function bigrec(options: BigrecOptions): Recommender {
   promptTokens([], maxNewTokens, text);
   const adapter = (tensors: NamedTensors): Adapter => ({ config: lora, tensors });
   let vectors: Promise<Float32Array[]> | undefined;
-  const titles = () => {
-    vectors ??= catalogueVectors(catalogue, model, tokenizer, cacheDir, options.onProgress);
-    return vectors;
-  };
+  const ranking = modes({
+    model,
+    text,
+    maxNewTokens,
+    beams,
+    batch: generationBatch,
+    vectors() {
+      vectors ??= catalogueVectors(catalogue, model, tokenizer, cacheDir, options.onProgress);
+      return vectors;
+    },
+  });
 
   async function train(
     samples: readonly Sample[],
     start: NamedTensors,
     o: TrainOptions,
   ): Promise<TrainResult> {
-    await model.release('prompt', 'decode');
+    await model.release('prompt', 'decode', 'losses');
     const sequences = samples.map((sample) => trainingSequence(sample, lossOn, text).value);
     return fit(
       {
@@ -85,31 +85,14 @@ export function bigrec(options: BigrecOptions): Recommender {
     );
   }
 
-  async function recommend(
-    queries: readonly Pick<Sample, 'history' | 'seen'>[],
+  async function* score(
+    queries: readonly Query[],
     parameters: NamedTensors,
-    o: RecommendOptions,
-  ): Promise<Recommended[]> {
-    const items = await titles();
-    const prompts = queries.map(({ history }) => promptTokens(history, maxNewTokens, text));
-    const generated = await model.generate(
-      prompts.map(({ value }) => value),
-      {
-        beams,
-        maxNewTokens,
-        eosIds: config.eosIds,
-        batch: generationBatch,
-        ...(o.onProgress && { onProgress: o.onProgress }),
-      },
-      adapter(parameters),
-    );
-    const answers = generated.map(([best]) => parseAnswer(tokenizer.decode(best!.ids)));
-    const places = await textVectors(answers, model, tokenizer);
-    return places.map((place, index) => ({
-      items: ranked(nearness(place, items), queries[index]!.seen, index, o),
-      answer: answers[index]!,
-      dropped: prompts[index]!.dropped,
-    }));
+    o: ScoreOptions,
+  ): AsyncIterable<Scored> {
+    // Ranking holds copies of the weights of its own; training's would double the peak.
+    await model.release('train', 'prefix', 'prefixGradients');
+    yield* ranking.score(queries, adapter(parameters), o);
   }
 
   return {
@@ -122,12 +105,7 @@ export function bigrec(options: BigrecOptions): Recommender {
         samples.map((sample) => trainingSequence(sample, lossOn, text).value),
         adapter(parameters),
       ),
-    recommend,
-    async evaluate(samples, parameters, o): Promise<Evaluated> {
-      // Ranking holds copies of the weights of its own; training's would double the peak.
-      await model.release('train', 'prefix', 'prefixGradients');
-      return evaluated(await recommend(samples, parameters, { ...o, k: evaluatedItems }), samples);
-    },
+    ...listing(score),
     dispose: () => model.release(),
   };
 }

@@ -59,13 +59,14 @@ export function trainingSequence(
   lossOn: 'answer' | 'all',
   options: TextOptions,
 ): Fitted<Sequence> {
-  const title = options.catalogue.items[sample.targets[0]!]!.title;
-  const answer = [
-    ...options.tokenizer.encodeContinuation(renderAnswer(title)),
-    ...options.eosIds.slice(0, 1),
-  ];
+  const answer = answerTokens(options.catalogue.items[sample.targets[0]!]!.title, options);
   const { value: prompt, dropped } = promptTokens(sample.history, answer.length, options);
   const ids = [...prompt, ...answer];
   const labels = lossOn === 'all' ? ids : [...prompt.map(() => ignoredLabel), ...answer];
   return { value: { ids, labels }, dropped };
+}
+
+/** What is learned after a prompt, and asked for: the quoted title and the end token. */
+export function answerTokens(title: string, { tokenizer, eosIds }: TextOptions): number[] {
+  return [...tokenizer.encodeContinuation(renderAnswer(title)), ...eosIds.slice(0, 1)];
 }

@@ -14,17 +14,8 @@ import {
   unitRows,
 } from '@fellrec/models';
 import type { Catalogue } from '../catalogue.ts';
-import { evaluated, evaluatedItems } from '../evaluation.ts';
-import { ranked } from '../ranking.ts';
-import type {
-  Evaluated,
-  EvaluateOptions,
-  Recommended,
-  Recommender,
-  RecommendOptions,
-  TrainOptions,
-  TrainResult,
-} from '../recommender.ts';
+import { listing } from '../lists.ts';
+import type { Query, Recommender, Scored, ScoreOptions, TrainOptions, TrainResult } from '../recommender.ts';
 import type { Sample } from '../samples.ts';
 import { fit } from '../training.ts';
 import { cosines } from './cosines.ts';
@@ -122,22 +113,18 @@ export function recformer(options: RecformerOptions): Recommender {
     );
   }
 
-  async function recommend(
-    queries: readonly Pick<Sample, 'seen'>[],
+  async function* score(
+    queries: readonly Query[],
     tensors: NamedTensors,
-    o: RecommendOptions,
-  ): Promise<Recommended[]> {
+    o: ScoreOptions,
+  ): AsyncIterable<Scored> {
     const vectors = await table.vectors(o.items ?? tensors, { store: true });
     const fitted = queries.map(({ seen }) => text.history(seen));
     const sequences = fitted.map(({ sequence }) => sequence);
     const found = unitRows(await encodeSorted(model, sequences, parameters(tensors), o.onProgress));
-    const recommended: Recommended[] = [];
-    for await (const scores of compared.rows(found, vectors)) {
-      const index = recommended.length;
-      const items = ranked(scores, queries[index]!.seen, index, o);
-      recommended.push({ items, dropped: fitted[index]!.dropped });
-    }
-    return recommended;
+    let index = 0;
+    for await (const scores of compared.rows(found, vectors))
+      yield { scores, dropped: fitted[index++]!.dropped };
   }
 
   return {
@@ -154,10 +141,7 @@ export function recformer(options: RecformerOptions): Recommender {
       }));
       return model.loss(batch, parameters(tensors), { items: await table.vectors(items), temperature });
     },
-    recommend,
-    async evaluate(samples, tensors, o: EvaluateOptions): Promise<Evaluated> {
-      return evaluated(await recommend(samples, tensors, { ...o, k: evaluatedItems }), samples);
-    },
+    ...listing(score),
     async dispose() {
       await compared.release();
       await model.release();

@@ -1,0 +1,148 @@
+// One adapter, several ways to rank: as a setting, on a stored run, as methods beside each other, with cut models.
+import { join } from 'node:path';
+import { readDataset } from '@fellrec/recsys';
+import { afterAll, beforeAll, expect, test, vi } from 'vitest';
+import type { Comparison } from '../src/compare/result.ts';
+import type { RecommendedTitles } from '../src/recommend.ts';
+import type { RunResult } from '../src/train.ts';
+import { fellrec, filesOf, type Workspace, workspace } from './shared.ts';
+
+vi.setConfig({ testTimeout: 120_000, hookTimeout: 120_000 });
+
+let place: Workspace;
+beforeAll(async () => {
+  place = await workspace();
+  const { code, stderr } = await fellrec('train', '-c', await place.config(settings('grounded')));
+  expect(code, stderr).toBe(0);
+});
+afterAll(() => place?.remove());
+
+const settings = (
+  name: string,
+  ranking: Record<string, unknown> = {},
+  more: Record<string, Record<string, unknown>> = {},
+) => ({
+  name,
+  data: { testUsers: 12 },
+  generation: { beams: 2, maxNewTokens: 40, batch: 4 },
+  federation: { rounds: 1 },
+  ranking,
+  ...more,
+});
+const result = async (...argv: string[]) => {
+  const { stdout, stderr, code } = await fellrec(...argv, '--json');
+  expect(code, stderr).toBe(0);
+  return JSON.parse(stdout) as RunResult;
+};
+const constrained = ['--set', 'ranking.mode=constrained', 'ranking.beams=8'];
+
+test('a stored run ranks otherwise, with what a run of that setting has', async () => {
+  const set = await result('evaluate', place.run('grounded'), ...constrained);
+  const own = await result(
+    'train',
+    '-c',
+    await place.config(settings('constrained', { mode: 'constrained', beams: 8 })),
+  );
+  expect(set.pooled).toEqual(own.pooled);
+  expect(set.pooled).not.toEqual((await result('evaluate', place.run('grounded'))).pooled);
+  const refused = await fellrec('evaluate', place.run('grounded'), '--set', 'training.learningRate=1');
+  expect(refused.code).toBe(2);
+  expect(refused.stderr).toContain('train another run for the rest');
+});
+
+test('cut models rank the same', async () => {
+  for (const ranking of [
+    { mode: 'constrained', beams: 4 },
+    { mode: 'rerank', shortlist: { of: 'popularity', size: 5 } },
+  ]) {
+    const [whole, cut] = [`whole-${ranking.mode}`, `cut-${ranking.mode}`];
+    const a = await result('train', '-c', await place.config(settings(whole, ranking)));
+    const b = await result(
+      'train',
+      '-c',
+      await place.config(settings(cut, ranking, { split: { k: 1, adapters: 'all-layers' } })),
+    );
+    expect(b.pooled['recall@20']).toBeCloseTo(a.pooled['recall@20']!, 12);
+    expect(b.pooled['ndcg@20']).toBeCloseTo(a.pooled['ndcg@20']!, 12);
+  }
+});
+
+test('what is injected is the statistics of the own users, with a gamma for each client', async () => {
+  const ranking = { inject: 'popularity' };
+  const found = await result('train', '-c', await place.config(settings('injected', ranking)));
+  for (const { gamma } of found.clients) expect(gamma).toBeGreaterThanOrEqual(0);
+  const fixed = await result('evaluate', place.run('injected'), '--set', 'ranking.gamma=99');
+  expect(fixed.clients.map(({ gamma }) => gamma)).toEqual([99, 99]);
+  // So much of it is popularity itself, but for the item that the model likes best.
+  expect(fixed.pooled['recall@20']).toBeCloseTo(fixed.floors.popularity!['recall@20']!, 1);
+});
+
+test('recommend explains itself', async () => {
+  const asked = ['recommend', place.run('grounded'), '--client', 'client-1', '--history', '4', '-k', '3'];
+  const json = async (...more: string[]) =>
+    JSON.parse((await fellrec(...asked, ...more, '--json')).stdout) as RecommendedTitles;
+  expect((await fellrec(...asked)).stdout).toMatch(/^rank +id +title/);
+  expect((await fellrec(...asked, '--explain')).stdout).toMatch(
+    /^The model said: .*\n\nrank +id +title +score +log-probability +tokens/,
+  );
+  const beams = await json(...constrained);
+  expect(new Set(beams.items.map(({ id }) => id)).size).toBe(3);
+  for (const { likelihood, score } of beams.items)
+    expect(likelihood!.logProbability / likelihood!.tokens).toBeCloseTo(score, 10);
+  const few = await json('--set', 'ranking.mode=rerank', 'ranking.shortlist.size=2');
+  expect(few.items.map(({ likelihood }) => likelihood !== undefined)).toEqual([true, true, false]);
+});
+
+test('a history of the whole catalogue leaves nothing, and says so', async () => {
+  const { catalogue } = await readDataset(join(place.folder, 'data'));
+  const all = catalogue.items.map(({ id }) => id);
+  for (const more of [[], constrained]) {
+    const { stdout, code } = await fellrec(
+      ...['recommend', place.run('grounded'), '--client', 'client-0', '--history', ...all],
+      ...more,
+    );
+    expect(code).toBe(0);
+    expect(stdout).toContain('nothing is left to recommend: the history has all 269 items of the catalogue');
+  }
+});
+
+test('modes are compared as methods, on one adapter', async () => {
+  const file = await place.config(settings('modes'));
+  const methods = 'fedavg,fedavg+constrained,fedavg+rerank,fedavg+grounded+popularity,zero-shot+constrained';
+  const argv = ['compare', '-c', file, '--methods', methods, '--json'];
+  const { stdout, stderr, code } = await fellrec(...argv);
+  expect(code, stderr).toBe(0);
+  expect(stderr.match(/^round 1$/gm)).toHaveLength(1);
+  const found = JSON.parse(stdout) as Comparison;
+  expect(found.methods.map(({ method }) => method)).toEqual(methods.split(','));
+  for (const { users, clients } of found.methods) {
+    expect(users).toBe(12);
+    expect(clients.map(({ client }) => client)).toEqual(['client-0', 'client-1']);
+  }
+  const own = await result('evaluate', place.run('modes/fedavg-1'), '--set', 'ranking.mode=constrained');
+  expect(found.methods[1]!.metrics['recall@20']).toBeCloseTo(own.pooled['recall@20']!, 12);
+  const before = await filesOf(place.run('modes'));
+  const again = await fellrec(...argv);
+  expect(again.stderr).not.toContain('==');
+  expect(await filesOf(place.run('modes'))).toEqual(before);
+
+  for (const wrong of ['fedavg+likely', 'popularity+constrained', 'fedavg+rerank+constrained']) {
+    const refused = await fellrec('compare', '-c', file, '--methods', wrong);
+    expect(refused.code).toBe(2);
+    expect(refused.stderr).toContain(`unknown methods: "${wrong}"`);
+  }
+});
+
+test('recformer has one way to rank, and a sentence encoder must be given', async () => {
+  const recformer = await place.config({
+    ...settings('other', { mode: 'rerank' }),
+    recommender: 'recformer',
+  });
+  expect((await fellrec('train', '-c', recformer)).stderr).toContain(
+    'rerank is there for recommender: bigrec',
+  );
+  const file = await place.config(settings('other', { mode: 'rerank', shortlist: { of: 'sentences' } }));
+  expect((await fellrec('train', '-c', file)).stderr).toContain(
+    'the folder of a sentence encoder is missing',
+  );
+});
