@@ -1,4 +1,5 @@
-// Beam search along a tree against all of its sequences, scored one by one.
+// Beam search along a tree against transformers, and against all of the tree's sequences, scored one by one.
+import { join } from 'node:path';
 import { nodeRuntime } from '@fellrec/graph';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { type Checkpoint, openCheckpoint } from '../src/checkpoint/checkpoint.ts';
@@ -8,7 +9,7 @@ import { projections } from '../src/lora.ts';
 import { quantizeBase } from '../src/quantize.ts';
 import { tokenTree } from '../src/token-tree.ts';
 import { largestDifference, relativeDifference } from './numbers.ts';
-import { stories260k, temporaryFolder } from './shared.ts';
+import { fixture, readJson, stories260k, temporaryFolder } from './shared.ts';
 import { end, plainLogProbability, prompts, randomAdapter, titles } from './titles.ts';
 
 const cacheDir = temporaryFolder();
@@ -53,6 +54,25 @@ function expectSame(found: readonly Hypothesis[], expected: readonly Hypothesis[
   expect(sequencesOf(found)).toEqual(sequencesOf(expected));
   expect(largestDifference(scoresOf(found), scoresOf(expected))).toBeLessThan(1e-5);
 }
+
+const { sequences, cases } = readJson<{
+  sequences: number[][];
+  cases: { prompt: number[]; history: number[]; beams: Record<string, { ids: number[]; score: number }[]> }[];
+}>(join(fixture('constrained'), 'cases.json'));
+
+test.each([1, 4, 20])("finds the lists of transformers' constrained generate, %i beams", async (beams) => {
+  const whole = tokenTree(sequences);
+  const trees = cases.map(({ history }) => whole.without(history));
+  const given = cases.map(({ prompt }) => prompt);
+  const found = await model.generate(given, { ...options, maxNewTokens: whole.depth, beams, trees });
+  for (const [i, { beams: lists }] of cases.entries()) {
+    const expected = lists[beams]!;
+    expect(idsOf(found[i]!), `prompt ${i}`).toEqual(expected.map(({ ids }) => ids));
+    const scores = expected.map(({ score }) => score);
+    expect(largestDifference(scoresOf(found[i]!), scores)).toBeLessThan(1e-4);
+    for (const { ids, sequences: of } of found[i]!) expect(of!.map((s) => sequences[s])).toEqual([ids]);
+  }
+});
 
 describe('a beam for every sequence', () => {
   test.each(['no adapter', 'an adapter'])('ranks the whole tree, %s', async (with_) => {
