@@ -28,6 +28,9 @@ const number = (x: number | undefined, digits = 3) => (x === undefined ? '-' : x
 
 /** Per client: users, samples, losses, metrics; then all users, and the spread. */
 export function clientTable({ clients, pooled, spread }: RunResult): string {
+  // How much what is injected counts, where something is.
+  const injects = clients.some(({ gamma }) => gamma !== undefined);
+  const gammaOf = (gamma: number | undefined) => (injects ? [gamma === undefined ? '' : String(gamma)] : []);
   const rows = clients.map((c) => [
     c.client,
     c.users === undefined ? '-' : String(c.users),
@@ -36,6 +39,7 @@ export function clientTable({ clients, pooled, spread }: RunResult): string {
     number(c.firstLoss),
     number(c.lastLoss),
     ...cells(c.metrics),
+    ...gammaOf(c.gamma),
   ]);
   const sum = (of: (c: RunResult['clients'][number]) => number | undefined) =>
     clients.some((c) => of(c) === undefined) ? '-' : String(clients.reduce((n, c) => n + of(c)!, 0));
@@ -47,8 +51,12 @@ export function clientTable({ clients, pooled, spread }: RunResult): string {
     '',
     '',
     ...cells(pooled),
+    ...gammaOf(undefined),
   ]);
-  const header = ['client', 'users', 'train', 'test', 'first loss', 'last loss', ...titles];
+  const header = [
+    ...['client', 'users', 'train', 'test', 'first loss', 'last loss', ...titles],
+    ...(injects ? ['gamma'] : []),
+  ];
   const worst = `R@10 over clients: standard deviation ${spread.deviation.toFixed(4)}, worst ${spread.worst.client} (${spread.worst.value.toFixed(4)})`;
   return `${table(header, rows)}\n${worst}`;
 }

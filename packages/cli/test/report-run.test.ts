@@ -391,6 +391,19 @@ test('a comparison has its numbers, its intervals, and what did not count', asyn
   expect(svg.match(/d="M[^"]*" stroke="#2f7ed8"/g)).toHaveLength(1);
 });
 
+test('quality is drawn by the number of training samples where these differ', async () => {
+  const drawn = async (samples: readonly number[]) => {
+    const methods = comparison.methods.map((one, i) => ({ ...one, trainSamples: samples[i]! }));
+    return charts((await comparisonSection({ ...comparison, methods })).body.markup).get(
+      'R@10 by training samples',
+    );
+  };
+  const svg = await drawn([256, 1024, 4096]);
+  expectBalanced(svg!);
+  for (const { method } of comparison.methods) expect(svg).toContain(`>${method}</text>`);
+  expect(await drawn([256, 256, 256])).toBeUndefined();
+});
+
 test('a comparison without a baseline above 0 has absolute differences and no chart', async () => {
   const absolute: Comparison = {
     ...comparison,

@@ -43,7 +43,7 @@ export interface TrialRun {
   readonly rounds: readonly TrialRound[];
 }
 
-type TrialRound = Pick<RoundRecord, 'clients' | 'mixing' | 'validation' | 'best' | 'bytes'>;
+type TrialRound = Pick<RoundRecord, 'clients' | 'samples' | 'mixing' | 'validation' | 'best' | 'bytes'>;
 
 /** The metrics that are compared. */
 export const comparedMetrics = Object.keys(shownMetrics) as (keyof typeof shownMetrics)[];
@@ -100,7 +100,7 @@ function describe(
     ...(spread && { spread }),
     ...(agreement && { agreement }),
     ...(seconds.length > 0 && { seconds: mean(seconds) }),
-    ...(runs.length > 0 && { bytes: mean(runs.map(bytesOf)) }),
+    ...(runs.length > 0 && { trainSamples: mean(runs.map(samplesOf)), bytes: mean(runs.map(bytesOf)) }),
     ...(against && { against }),
   };
 }
@@ -304,6 +304,11 @@ function pearson(a: readonly number[], b: readonly number[]): number | undefined
   // Shares of one matrix that ought to be equal differ by rounding.
   if (!(aa > 1e-12 && bb > 1e-12)) return undefined;
   return total(a.map((x, i) => (x - ma) * (b[i]! - mb))) / Math.sqrt(aa * bb);
+}
+
+/** Of the first round. */
+function samplesOf({ rounds }: TrialRun): number {
+  return total(Object.values(rounds[0]?.samples ?? {}));
 }
 
 function bytesOf({ strategy, rounds }: TrialRun): number {

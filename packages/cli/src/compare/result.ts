@@ -61,6 +61,8 @@ export interface ComparedMethod {
   readonly agreement?: MixingAgreement;
   /** Mean of a run: its rounds', or what a ranking took. */
   readonly seconds?: number;
+  /** Training samples of all clients; none where nothing is trained in rounds. */
+  readonly trainSamples?: number;
   /** Parameters exchanged in a run, both ways. */
   readonly bytes?: number;
   /** By metric; none of the baseline itself. */

@@ -11,6 +11,7 @@ const metric = 'recall@10';
 export async function comparisonSection(comparison: Comparison): Promise<Section> {
   const { data, model, seeds, baseline, methods } = comparison;
   const forest = forestFigure(comparison);
+  const growth = samplesFigure(comparison);
   const incomplete = methods.flatMap(({ method, incomplete }) =>
     incomplete.map(({ seed, missing }) => html`<li>${method}, seed ${seed}: ${missing}</li>`),
   );
@@ -39,7 +40,7 @@ ${incomplete.length > 0 ? html`<div class="finding"><strong>Not complete, and co
       method.bytes === undefined ? missing : megabytes(method.bytes),
     ]),
   },
-)}${forest && (await figure(forest))}
+)}${forest && (await figure(forest))}${growth && (await figure(growth))}
 ${tableIfAny({
   caption: `Change against ${baseline} on the same users, 95 % interval, two-sided p of no difference (paired bootstrap; not corrected for the number of comparisons)`,
   header: ['method', 'users', ...Object.values(shownMetrics).flatMap((title) => [title, 'p'])],
@@ -166,6 +167,50 @@ function forestFigure({ methods, baseline }: Comparison): Figure | undefined {
     title: `R@10 against ${baseline}`,
     caption:
       'Lines are 95 % intervals over users. A filled diamond has an interval without 0, an open circle one with it: that method and the baseline are not told apart.',
+    spec: chart,
+  };
+}
+
+/** R@10 by the number of training samples; undefined where all runs have as many. */
+function samplesFigure({ methods }: Comparison): Figure | undefined {
+  const points = methods.flatMap(({ method, trainSamples, metrics, deviations }) => {
+    const recall = metrics[metric];
+    if (trainSamples === undefined || recall === undefined) return [];
+    const deviation = deviations[metric] ?? 0;
+    return [{ method, samples: trainSamples, recall, low: recall - deviation, high: recall + deviation }];
+  });
+  if (new Set(points.map(({ samples }) => samples)).size < 2) return undefined;
+  const { color } = seriesStyles[0]!;
+  const x = {
+    field: 'samples',
+    type: 'quantitative' as const,
+    title: 'training samples',
+    scale: { type: 'log' as const, nice: true },
+    axis: { tickCount: 6 },
+  };
+  const y = { type: 'quantitative' as const, title: 'R@10', scale: { zero: true, nice: true } };
+  const chart: LayeredChart = {
+    width: 420,
+    height: 240,
+    data: { values: points },
+    layer: [
+      {
+        mark: { type: 'rule', strokeWidth: 2, color },
+        encoding: { x, y: { ...y, field: 'low' }, y2: { field: 'high' } },
+      },
+      {
+        mark: { type: 'point', filled: true, size: 80, opacity: 1, color },
+        encoding: { x, y: { ...y, field: 'recall' } },
+      },
+      {
+        mark: { type: 'text', align: 'left', dx: 8, dy: -8 },
+        encoding: { x, y: { ...y, field: 'recall' }, text: { field: 'method' } },
+      },
+    ],
+  };
+  return {
+    title: 'R@10 by training samples',
+    caption: 'Each point is a method with its name; lines are one standard deviation over seeds.',
     spec: chart,
   };
 }
