@@ -405,15 +405,21 @@ export async function loadConfig(
     delete settable.groups;
   }
   const config = parseConfig(settable, file);
-  if (remote && config.federation.strategy === 'ditto')
-    throw new ConfigError(
-      `config: ${file}:\nfederation.strategy: under ditto clients keep a model of their own, which remote ones cannot yet; take another one, or clients in this process`,
-    );
-  if (remote && config.training.targetsPerUser > 1)
-    throw new ConfigError(
-      `config: ${file}:\ntraining.targetsPerUser: remote clients count their samples before they know the settings, one target a user; leave it out`,
-    );
+  if (remote) assertForRemote(config, file);
   return resolvePaths(config, dirname(file), settings);
+}
+
+/** @throws ConfigError on what remote clients cannot do */
+function assertForRemote({ federation, training, ranking }: Config, file: string): void {
+  const problems = [
+    federation.strategy === 'ditto' &&
+      'federation.strategy: under ditto clients keep a model of their own, which remote ones cannot yet; take another one, or clients in this process',
+    training.targetsPerUser > 1 &&
+      'training.targetsPerUser: remote clients count their samples before they know the settings, one target a user; leave it out',
+    ranking.sentences !== undefined &&
+      'ranking.sentences: remote clients have no such folder; take co-occurrence or popularity',
+  ].filter((problem) => typeof problem === 'string');
+  if (problems.length > 0) throw new ConfigError(`config: ${file}:\n${problems.join('\n')}`);
 }
 
 export function parseConfig(raw: unknown, source: string): Config {

@@ -169,7 +169,14 @@ test('remote shops end where shops in one process do', async () => {
       return { name: shop, path: output, partition: { method: 'random', clients: 1 }, domain: words(shop) };
     }),
   );
-  const settings = { data: {}, domain: words('other'), federation: { rounds: 2, strategy: 'fellrec' } };
+  const settings = {
+    data: {},
+    domain: words('other'),
+    generation: { beams: 1, maxNewTokens: 40, batch: 4 },
+    // With statistics of the shop's own users, and a gamma of its own.
+    ranking: { mode: 'constrained', beams: 4, inject: 'popularity' },
+    federation: { rounds: 2, strategy: 'fellrec' },
+  };
   const here = await config({ ...settings, name: 'here', groups: small });
   expect((await fellrec('train', '-c', here)).code).toBe(0);
 
