@@ -309,11 +309,11 @@ export const configSchema = z
           .describe("Of ditto: lambda/2 |x - global model|^2 is added to the loss of a client's own model"),
         fedamp: z
           .strictObject({
-            alpha: z.number().positive().default(1).describe('How much others count'),
+            alpha: z.number().positive().default(2).describe('How much others count'),
             sigma: z
               .number()
               .positive()
-              .default(10)
+              .default(5)
               .describe('Squared distance of adapters over which attention falls to 1/e'),
             lambda: z
               .number()
