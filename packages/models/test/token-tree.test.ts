@@ -87,6 +87,7 @@ describe('sequences', () => {
       { token: end, ends: true },
       { token: 6, ends: false },
     ]);
+    expect(tree.branches(tree.descend(node, end)!)).toEqual([]);
     expect(tree.find([5])).toEqual([]);
     expect(tree.find([5, end, end])).toEqual([]);
     expect(tree.without([0]).descend(node, end)).toBeUndefined();
