@@ -21,8 +21,11 @@ import {
 type DataFolders = string | readonly string[];
 
 interface Study {
-  /** Of its runs and of its place in the page. */
+  /** Of its place in the page, and of its runs if these are not another study's. */
   readonly name: string;
+  readonly runs?: string;
+  /** What the others are compared with, if not FedAvg. */
+  readonly baseline?: Method;
   readonly config: string;
   readonly data: DataFolders;
   /** Folder of its model; none if the configuration's own is embedded. */
@@ -133,7 +136,50 @@ const studies: readonly Study[] = [
     methods: [...mixtures, 'groups', 'zero-shot', 'popularity'],
     seeds: [1],
   },
+  {
+    name: 'modes-smollm2',
+    config: 'configs/results-modes-smollm2.yaml',
+    data: 'games',
+    model: 'smollm2-135m-instruct',
+    methods: modes('centralized'),
+    baseline: 'centralized',
+    seeds: [1],
+  },
+  {
+    name: 'modes-smollm2-cooccurrence',
+    runs: 'modes-smollm2',
+    config: 'configs/results-modes-smollm2.yaml',
+    data: 'games',
+    model: 'smollm2-135m-instruct',
+    methods: ['cooccurrence', 'centralized+rerank', 'centralized+rerank+cooccurrence'],
+    baseline: 'cooccurrence',
+    seeds: [1],
+  },
+  {
+    name: 'modes-silos-smollm2',
+    runs: 'silos-smollm2',
+    config: 'configs/results-silos-smollm2.yaml',
+    data: silos,
+    model: 'smollm2-135m-instruct',
+    methods: modes('fedavg'),
+    seeds: [1],
+  },
 ];
+
+/** One adapter, ranked in every way, and what needs none. */
+function modes(method: 'centralized' | 'fedavg'): readonly Method[] {
+  return [
+    method,
+    `${method}+constrained`,
+    `${method}+rerank`,
+    `${method}+popularity`,
+    `${method}+cooccurrence`,
+    `${method}+constrained+cooccurrence`,
+    `${method}+rerank+cooccurrence`,
+    'cooccurrence',
+    'popularity',
+  ];
+}
 
 const page = join(root, 'docs', 'results.md');
 const chosen = studies.filter(({ name }) => values.only === undefined || name === values.only);
@@ -141,16 +187,16 @@ if (chosen.length === 0)
   throw new Error(
     `results: no study "${values.only}"; there are ${studies.map(({ name }) => name).join(', ')}`,
   );
-for (const { name, config: file, data, model, methods, seeds } of chosen) {
+for (const { name, runs = name, baseline = 'fedavg', config: file, data, model, methods, seeds } of chosen) {
   const places = [
-    `name=${name}`,
+    `name=${runs}`,
     `runs=${resolve(values.runs)}`,
     `cache=${resolve(values.cache)}`,
     ...(model === undefined ? [] : [`model.path=${resolve(values.models, model)}`]),
   ];
   const config = withData(await loadConfig(join(root, file), places), data);
   for (const [i] of seeds.entries()) {
-    const options = { methods, seeds: seeds.slice(0, i + 1), baseline: 'fedavg' as const };
+    const options = { methods, seeds: seeds.slice(0, i + 1), baseline };
     place(name, markdown(await compare(config, { ...options, progress: progressOn(process.stderr) })));
   }
 }
