@@ -175,7 +175,7 @@ test('remote shops end where shops in one process do', async () => {
     generation: { beams: 1, maxNewTokens: 40, batch: 4 },
     // With statistics of the shop's own users, and a gamma of its own.
     ranking: { mode: 'constrained', beams: 4, inject: 'popularity' },
-    federation: { rounds: 2, strategy: 'fellrec' },
+    federation: { rounds: 2, strategy: 'chosen', similarity: { form: 'relative' } },
   };
   const here = await config({ ...settings, name: 'here', groups: small });
   expect((await fellrec('train', '-c', here)).code).toBe(0);
@@ -220,8 +220,10 @@ test('remote shops end where shops in one process do', async () => {
   const metrics = async (name: string) =>
     ((await readJson(place.run(name), 'result.json')) as RunResult).clients.map((client) => client.metrics);
   expect(await metrics('there')).toEqual(await metrics('here'));
-  const { cosineMeans } = await readJson(place.run('there'), 'rounds', '0001', 'round.json');
+  const { cosineMeans, mixing } = await readJson(place.run('there'), 'rounds', '0001', 'round.json');
   expect(cosineMeans.across).toBeTypeOf('number');
+  expect(mixing.chosen).toHaveLength(2);
+  expect(Object.keys(mixing.candidateLosses[0])).toEqual(['fedavg', 'fellrec', 'local']);
 });
 
 test("a client's own settings are its words only", async () => {
