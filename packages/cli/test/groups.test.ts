@@ -1,7 +1,8 @@
 // Organisations with users and a catalogue each: ids mean nothing outside their group.
-import { readFile, writeFile } from 'node:fs/promises';
+import { copyFile, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { writeRandomRecformer } from '@fellrec/models';
 import { createKeys, writeKeys } from '@fellrec/network';
 import { floorMetrics, importDataset, meanMetrics, readDataset, testSamples } from '@fellrec/recsys';
 import { afterAll, beforeAll, expect, test, vi } from 'vitest';
@@ -10,6 +11,7 @@ import { loadConfig } from '../src/config.ts';
 import { join as joinRun } from '../src/join.ts';
 import { serve } from '../src/serve.ts';
 import type { RunResult } from '../src/train.ts';
+import { tinyEncoder } from './recformer-config.ts';
 import { embeddedModel, fellrec, filesOf, readJson, type Workspace, workspace } from './shared.ts';
 
 vi.setConfig({ testTimeout: 120_000, hookTimeout: 120_000 });
@@ -224,6 +226,33 @@ test('remote shops end where shops in one process do', async () => {
   expect(cosineMeans.across).toBeTypeOf('number');
   expect(mixing.chosen).toHaveLength(2);
   expect(Object.keys(mixing.candidateLosses[0])).toEqual(['fedavg', 'fellrec', 'local']);
+});
+
+test('the encoder of texts has shops too, and every strategy goes through a round with them', async () => {
+  const encoder = join(place.folder, 'encoder');
+  await writeRandomRecformer(encoder, tinyEncoder, 1);
+  await copyFile(join(embeddedModel, 'tokenizer.json'), join(encoder, 'tokenizer.json'));
+  for (const strategy of ['groups', 'fedamp', 'fedfomo', 'clustered', 'chosen', 'ditto']) {
+    const file = await config({
+      name: `encoder-${strategy}`,
+      recommender: 'recformer',
+      model: { path: encoder, maxTokens: 128 },
+      groups: groups().map((group) => ({ ...group, attributes: ['title'] })),
+      federation: { rounds: 2, strategy },
+    });
+    const { stdout, stderr, code } = await fellrec('train', '-c', file, '--json');
+    expect(code, stderr).toBe(0);
+    const trained = JSON.parse(stdout) as RunResult;
+    expect(trained.groups!.map(({ testUsers }) => testUsers)).toEqual([20, 20]);
+    expect(trained.mixing).toHaveLength(2);
+  }
+  const without = await config({
+    name: 'one',
+    groups: undefined,
+    data: { path: 'nintendo' },
+    federation: { strategy: 'groups' },
+  });
+  expect((await fellrec('train', '-c', without)).stderr).toContain('client-0');
 });
 
 test("a client's own settings are its words only", async () => {
