@@ -58,9 +58,9 @@ interface UserState {
 }
 
 /**
- * Beam search over users side by side; the best `beams` hypotheses of each, or all if they are fewer, best first. `first` is what follows the
- * prompts, a row a user. With early_stopping = false, as transformers: a user is done when no running beam's present
- * score exceeds the worst of `beams` finished ones; who is done is computed no further.
+ * Beam search over users side by side; the best `beams` hypotheses of each, or all if they are fewer, best first.
+ * `first` is what follows the prompts, a row a user. With early_stopping = false, as transformers: a user is done when
+ * no running beam's present score exceeds the worst of `beams` finished ones; who is done is computed no further.
  */
 export async function beamSearch(
   first: NextTokens,
