@@ -12,7 +12,15 @@ import {
 import type { Catalogue } from '../catalogue.ts';
 import { listing } from '../lists.ts';
 import type { Domain } from '../prompt.ts';
-import type { Query, Recommender, Scored, ScoreOptions, TrainOptions, TrainResult } from '../recommender.ts';
+import type {
+  Query,
+  RankingMode,
+  Recommender,
+  Scored,
+  ScoreOptions,
+  TrainOptions,
+  TrainResult,
+} from '../recommender.ts';
 import type { Sample } from '../samples.ts';
 import { fit } from '../training.ts';
 import { catalogueVectors } from './grounding.ts';
@@ -85,13 +93,19 @@ export function bigrec(options: BigrecOptions): Recommender {
     );
   }
 
+  /** What the programs that are compiled rank by. */
+  let ranked: RankingMode['mode'] | undefined;
   async function* score(
     queries: readonly Query[],
     parameters: NamedTensors,
     o: ScoreOptions,
   ): AsyncIterable<Scored> {
-    // Ranking holds copies of the weights of its own; training's would double the peak.
+    // Each kind of program holds copies of the weights of its own; those of training, or of another mode, would double
+    // the peak.
+    const mode = o.ranking?.mode ?? 'grounded';
     await model.release('train', 'prefix', 'prefixGradients');
+    if (mode !== ranked) await model.release('prompt', 'decode', 'losses');
+    ranked = mode;
     yield* ranking.score(queries, adapter(parameters), o);
   }
 
