@@ -424,7 +424,10 @@ function assertForRemote({ federation, training, ranking }: Config, file: string
 
 export function parseConfig(raw: unknown, source: string): Config {
   const parsed = configSchema.safeParse(raw);
-  if (!parsed.success) throw new ConfigError(`config: ${source}:\n${z.prettifyError(parsed.error)}`);
+  if (!parsed.success) {
+    const problems = [z.prettifyError(parsed.error), ...missingData(raw)];
+    throw new ConfigError(`config: ${source}:\n${problems.join('\n')}`);
+  }
   return completed(parsed.data, source);
 }
 
@@ -485,11 +488,20 @@ export function withRanking(settings: readonly string[]): (config: Config) => Co
   };
 }
 
-function dataProblems({ data, groups }: Parsed): string[] {
+/** The schema lets each of the two be absent. */
+function missingData(raw: unknown): string[] {
+  const { data, groups } = (raw ?? {}) as { data?: { path?: unknown }; groups?: unknown };
+  return groups === undefined && data?.path === undefined
+    ? ['data.path: the data folder is missing; give it, or groups']
+    : [];
+}
+
+function dataProblems(config: Parsed): string[] {
+  const { data, groups } = config;
   const names = (groups ?? []).map(({ name }) => name);
   const twice = names.filter((name, i) => names.indexOf(name) !== i);
   return [
-    !groups && data.path === undefined && 'data.path: the data folder is missing; give it, or groups',
+    ...missingData(config),
     groups && data.path !== undefined && 'data.path: the groups have data folders of their own; leave it out',
     twice.length > 0 &&
       `groups: ${[...new Set(twice)].join(', ')} is there twice; each needs a name of its own`,

@@ -96,7 +96,7 @@ describe('configuration', () => {
   test('a setting that is missing is named', async () => {
     const file = join(await scratch(), 'empty.yaml');
     await writeFile(file, 'seed: 3\n');
-    await fails(2, ['train', '-c', file], 'at name', 'at data', 'at model');
+    await fails(2, ['train', '-c', file], 'at name', 'data.path', 'at model');
   });
 
   test('a file that is missing or no YAML', async () => {

@@ -151,7 +151,7 @@ test('a full disk stops the run, which goes on once there is room', async (conte
   const argv = ['train', '-c', config, '--set', `runs=${runs}`, 'name=full'];
   const { code, stderr } = await fellrec(...argv);
   expect(stderr).toMatch(
-    /fellrec: run: cannot write round \d in .*full: no space is left on the disk\. .*--resume/,
+    /fellrec: run: cannot write (round \d|events\.jsonl) in .*full: no space is left on the disk\. .*--resume/,
   );
   expect(code).toBe(1);
   execFileSync('mount', ['-o', 'remount,size=4m', runs]);
