@@ -31,7 +31,9 @@ const partition = z
   .describe('Which user belongs to which client');
 
 /** Letters and digits: it becomes part of names of folders. */
-const label = z.string().regex(/^[\p{L}\p{N}_-]+$/u, 'letters, digits, "-" and "_" only: it names clients');
+const label = z
+  .string()
+  .regex(/^[\p{L}\p{N}_-]{1,64}$/u, '1 to 64 letters, digits, "-" and "_": it names clients');
 
 const dataFolder = z.string().describe('Data folder, as written by "fellrec data import"');
 
@@ -410,7 +412,7 @@ export async function loadConfig(
 }
 
 /** @throws ConfigError on what remote clients cannot do */
-function assertForRemote({ federation, training, ranking }: Config, file: string): void {
+export function assertForRemote({ federation, training, ranking }: Config, file: string): void {
   const problems = [
     federation.strategy === 'ditto' &&
       'federation.strategy: under ditto clients keep a model of their own, which remote ones cannot yet; take another one, or clients in this process',
@@ -488,6 +490,12 @@ export function withRanking(settings: readonly string[]): (config: Config) => Co
   };
 }
 
+/** Whether clients are averaged inside their groups. */
+export function usesGroups({ federation }: Pick<Config, 'federation'>): boolean {
+  const { strategy, candidates } = federation;
+  return strategy === 'groups' || (strategy === 'chosen' && candidates.includes('groups'));
+}
+
 /** The schema lets each of the two be absent. */
 function missingData(raw: unknown): string[] {
   const { data, groups } = (raw ?? {}) as { data?: { path?: unknown }; groups?: unknown };
@@ -502,6 +510,10 @@ function dataProblems(config: Parsed): string[] {
   const twice = names.filter((name, i) => names.indexOf(name) !== i);
   return [
     ...missingData(config),
+    !groups &&
+      data.path !== remoteData &&
+      usesGroups(config) &&
+      'federation: averages inside groups need groups; give them, or take another strategy',
     groups && data.path !== undefined && 'data.path: the groups have data folders of their own; leave it out',
     twice.length > 0 &&
       `groups: ${[...new Set(twice)].join(', ')} is there twice; each needs a name of its own`,
@@ -532,10 +544,14 @@ function resolvePaths(config: Config, folder: string, settings: readonly string[
   const from = (key: string, path: string) =>
     resolve(settings.some((setting) => setting.startsWith(`${key}=`)) ? '.' : folder, path);
   const { data, groups, ranking } = config;
+  const fromGroup = (i: number, path: string) =>
+    settings.some((setting) => setting.startsWith('groups='))
+      ? resolve(path)
+      : from(`groups.${i}.path`, path);
   return {
     ...config,
     data: { ...data, ...(data.path !== undefined && { path: from('data.path', data.path) }) },
-    ...(groups && { groups: groups.map((one) => ({ ...one, path: from('groups', one.path) })) }),
+    ...(groups && { groups: groups.map((one, i) => ({ ...one, path: fromGroup(i, one.path) })) }),
     model: { ...config.model, path: from('model.path', config.model.path) },
     ranking: {
       ...ranking,

@@ -174,6 +174,11 @@ function clientData(
   };
   const own = clients.filter((client) => client.group === group.name);
   const clientOf = new Map(own.flatMap(({ name, users: ids }) => ids.map((id) => [id, name] as const)));
+  const strangers = users.filter(({ id }) => !clientOf.has(id));
+  if (strangers.length > 0)
+    throw new Error(
+      `partition: ${strangers.length} users, such as "${strangers[0]!.id}", belong to no client; is it one of other data?`,
+    );
   const byClient = <T>(list: readonly T[], user: (entry: T) => string) =>
     Map.groupBy(list, (e) => clientOf.get(user(e))!);
   const grouped = {

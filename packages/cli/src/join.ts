@@ -23,11 +23,11 @@ import {
   validationSamples,
 } from '@fellrec/recsys';
 import { type AnyCheckpoint, type Backend, openAny, openBackend } from './backends.ts';
-import { applySetting, type Config, ConfigError, parseConfig } from './config.ts';
+import { applySetting, assertForRemote, type Config, ConfigError, parseConfig } from './config.ts';
 import { runtimeOf, trainOptions } from './experiment.ts';
 import { type GroupConfig, groupConfigs } from './groups.ts';
 import { type Progress, silent } from './progress.ts';
-import { openRanking } from './ranking.ts';
+import { withRankingOptions } from './ranking.ts';
 
 export interface JoinOptions {
   /** Such as https://localhost:7443. */
@@ -71,6 +71,7 @@ export interface JoinResult {
 /** Takes part in a run until it is over. */
 export async function join(options: JoinOptions): Promise<JoinResult> {
   const progress = options.progress ?? silent;
+  assertOwn(options);
   const checkpoint = await openAny(options.model, options.cache);
   const o = { ...options, k: layersKept(checkpoint, options.k) };
   const dataset = await readDataset(o.data);
@@ -106,6 +107,17 @@ export async function join(options: JoinOptions): Promise<JoinResult> {
     await connection.fail(error);
     throw error;
   }
+}
+
+/** @throws ConfigError on settings that are not the client's, or a group that is no label */
+function assertOwn({ set = [], group }: JoinOptions): void {
+  const foreign = set.filter((one) => !/^(domain\.|recformer\.attributes=)/.test(one));
+  if (foreign.length > 0)
+    throw new ConfigError(
+      `join: --set ${foreign.join(' ')}: a client has its own domain.* and recformer.attributes; everything else is the server's`,
+    );
+  if (group !== undefined && !/^[\p{L}\p{N}_-]{1,64}$/u.test(group))
+    throw new ConfigError('join: --group: 1 to 64 letters, digits, "-" and "_"');
 }
 
 interface Joined {
@@ -172,28 +184,38 @@ function settingsFor(
   { data, model, cache, threads, k, microBatch, set = [] }: JoinOptions,
   json: string,
 ): Config {
-  let sent: Record<string, Record<string, unknown>>;
+  const sent = objectOf(json);
+  const settings = {
+    ...sent,
+    data: { path: resolve(data) },
+    model: { ...sent.model, path: resolve(model) },
+    split: { ...sent.split, ...(k !== undefined && { k }) },
+    training: { ...sent.training, ...(microBatch !== undefined && { microBatch }) },
+    cache,
+    ...(threads !== undefined && { threads }),
+  };
+  try {
+    // Nothing that the server says may name a folder here.
+    assertForRemote(parseConfig(settings, "the server's settings"), "the server's settings");
+  } catch (cause) {
+    if (!(cause instanceof ConfigError)) throw cause;
+    throw new Error(`join: ${cause.message}; is the server of another version?`, { cause });
+  }
+  for (const setting of set) applySetting(settings, setting);
+  return parseConfig(settings, "the server's settings with --set");
+}
+
+/** @throws if it is no JSON object */
+function objectOf(json: string): Record<string, Record<string, unknown>> {
+  let sent: unknown;
   try {
     sent = JSON.parse(json);
   } catch (cause) {
     throw new Error(`join: the server's settings are no JSON: ${(cause as Error).message}`, { cause });
   }
-  try {
-    const settings = {
-      ...sent,
-      data: { path: resolve(data) },
-      model: { ...sent.model, path: resolve(model) },
-      split: { ...sent.split, ...(k !== undefined && { k }) },
-      training: { ...sent.training, ...(microBatch !== undefined && { microBatch }) },
-      cache,
-      ...(threads !== undefined && { threads }),
-    };
-    for (const setting of set) applySetting(settings, setting);
-    return parseConfig(settings, "the server's settings");
-  } catch (cause) {
-    if (!(cause instanceof ConfigError)) throw cause;
-    throw new Error(`join: ${cause.message}; is the server of another version?`, { cause });
-  }
+  if (typeof sent !== 'object' || sent === null || Array.isArray(sent))
+    throw new Error("join: the server's settings are no JSON object; is the server of another version?");
+  return sent as Record<string, Record<string, unknown>>;
 }
 
 function recommenderOf(backend: Backend, config: Config, connection: Connection, o: JoinOptions) {
@@ -241,17 +263,16 @@ function workerOf({ client, config, dataset, samples, recommender, progress }: W
       const { test } = samples;
       if (test.length === 0) return { metrics: {}, users: 0, truncated: 0 };
       const { users, catalogue } = dataset;
-      const ranking = await openRanking(
+      const found = await withRankingOptions(
         config,
         { recommender, users, catalogue, validation: samples.validation },
-        parameters,
-        context.items,
+        { parameters, items: context.items },
+        (options) =>
+          recommender.evaluate(test, parameters, {
+            ...options,
+            onProgress: (done, total) => progress.report('test users', done, total),
+          }),
       );
-      const found = await recommender.evaluate(test, parameters, {
-        ...ranking.options,
-        onProgress: (done, total) => progress.report('test users', done, total),
-      });
-      await ranking.dispose();
       return { metrics: meanMetrics(found.metrics), users: test.length, truncated: found.truncated };
     },
   };

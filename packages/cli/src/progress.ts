@@ -1,6 +1,7 @@
 // Progress on standard error: one line that is rewritten on a terminal, a line a stage where there is none.
-import { effectiveClients, type FederationEvent, type RoundRecord } from '@fellrec/federation';
+import type { FederationEvent, RoundRecord } from '@fellrec/federation';
 import type { Report } from './experiment.ts';
+import { mixingResult } from './mixing.ts';
 
 export interface Progress {
   readonly report: Report;
@@ -10,18 +11,17 @@ export interface Progress {
 }
 
 /** Between whom, if clients have groups, and how widely was mixed. */
-function mixed({ cosineMeans: cosines, mixing }: RoundRecord): string {
+function mixed(record: RoundRecord): string {
+  const { cosineMeans, effectiveClients } = mixingResult(record);
   const said = (mean: number | undefined, where: string) =>
-    mean === undefined ? [] : `${mean.toFixed(3)} ${where}`;
-  const means = [said(cosines?.within, 'within groups'), said(cosines?.across, 'across')].flat();
-  const counts = effectiveClients(mixing.matrix);
-  const mean = counts.reduce((sum, count) => sum + count, 0) / counts.length;
+    mean === undefined ? [] : [`${mean.toFixed(3)} ${where}`];
+  const means = [...said(cosineMeans?.within, 'within groups'), ...said(cosineMeans?.across, 'across')];
   return [
-    means.length > 0 && `; cosines ${means.join(', ')}`,
-    counts.length > 1 && `; a mixture is of ${mean.toFixed(1)} clients in effect`,
-  ]
-    .filter((part) => typeof part === 'string')
-    .join('');
+    ...(means.length > 0 ? [`; cosines ${means.join(', ')}`] : []),
+    ...(record.clients.length > 1
+      ? [`; a mixture is of ${effectiveClients.toFixed(1)} clients in effect`]
+      : []),
+  ].join('');
 }
 
 export function progressOn(stream: NodeJS.WriteStream): Progress {

@@ -29,48 +29,42 @@ export interface Ranker {
   readonly validation: readonly Sample[];
 }
 
-/** Options of `recommend` and `evaluate`, as configured. Dispose when done. */
-export interface OpenRanking {
-  readonly options: Required<Pick<EvaluateOptions, 'seed' | 'maskHistory' | 'ranking'>> &
-    Pick<EvaluateOptions, 'injection' | 'items'>;
-  dispose(): Promise<void>;
-}
+/** Options of `recommend` and `evaluate`, as configured. */
+export type RankingOptions = Required<Pick<EvaluateOptions, 'seed' | 'maskHistory' | 'ranking'>> &
+  Pick<EvaluateOptions, 'injection' | 'items'>;
 
-export async function openRanking(
+/** Has something ranked as configured, with these parameters (and those of the item vectors, where these are others). */
+export async function withRankingOptions<T>(
   config: Config,
   { recommender, users, catalogue, validation }: Ranker,
-  parameters: NamedTensors,
-  items?: NamedTensors,
-): Promise<OpenRanking> {
-  const { ranking, seed, evaluation } = config;
-  const fitted = new Map<string, Baseline>();
+  { parameters, items }: { readonly parameters: NamedTensors; readonly items?: NamedTensors | undefined },
+  use: (options: RankingOptions) => Promise<T>,
+): Promise<T> {
+  const { ranking: configured, seed, evaluation } = config;
+  const fitted = new Map<Statistics, Baseline>();
   const statistics = async (name: Statistics) => {
     const known = fitted.get(name) ?? (await fit(name, users, catalogue, config));
     fitted.set(name, known);
     return known;
   };
-  const options = {
-    seed,
-    maskHistory: evaluation.maskHistory,
-    ranking: await modeOf(ranking, statistics),
-    ...(items && { items }),
-  };
-  return {
-    options: {
-      ...options,
-      ...(ranking.inject && { injection: await injectionOf(ranking.inject) }),
-    },
-    async dispose() {
-      for (const baseline of fitted.values()) await baseline.dispose();
-    },
-  };
-
-  async function injectionOf(inject: (typeof injected)[number]) {
+  const injectionOf = async (inject: Statistics, options: RankingOptions) => {
     const of = await statistics(inject);
-    const { gamma } = ranking;
+    const { gamma } = configured;
     if (gamma !== 'validation') return { of, gamma };
     const found = recommender.score(validation, parameters, options);
     return { of, gamma: await chooseGamma(validation, found, of, options) };
+  };
+  try {
+    const options = {
+      seed,
+      maskHistory: evaluation.maskHistory,
+      ranking: await modeOf(configured, statistics),
+      ...(items && { items }),
+    };
+    const { inject } = configured;
+    return await use(inject ? { ...options, injection: await injectionOf(inject, options) } : options);
+  } finally {
+    for (const baseline of fitted.values()) await baseline.dispose();
   }
 }
 
@@ -99,9 +93,11 @@ function fit(
 async function sentences(config: Config, catalogue: Catalogue): Promise<Baseline> {
   const { ranking, cache } = config;
   const { modelHash, vectors, release } = await openSentences(ranking.sentences!, cache, runtimeOf(config));
-  const found = await cachedVectors({ catalogue, modelHash, cacheDir: cache }, vectors);
-  await release();
-  return sentenceNeighbours(found);
+  try {
+    return sentenceNeighbours(await cachedVectors({ catalogue, modelHash, cacheDir: cache }, vectors));
+  } finally {
+    await release();
+  }
 }
 
 async function modeOf(

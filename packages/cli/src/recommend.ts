@@ -1,11 +1,11 @@
 // Recommendations from a stored run: a client's best adapter, a history in, ranked titles out.
 import { openRun } from '@fellrec/federation';
-import type { Catalogue, Recommendation } from '@fellrec/recsys';
+import { type Catalogue, historyLength, type Recommendation } from '@fellrec/recsys';
 import { withRanking } from './config.ts';
 import { initialParameters, rankerOf, startOf, storeFormat } from './experiment.ts';
 import { itemTables } from './item-tables.ts';
 import { type Progress, silent } from './progress.ts';
-import { openRanking } from './ranking.ts';
+import { withRankingOptions } from './ranking.ts';
 import { recommendingWith } from './strategy.ts';
 import { openStored, readRun } from './train.ts';
 
@@ -54,13 +54,10 @@ export async function recommend(
     const items = history.map((text) => findItem(catalogue, text));
     const parameters = best ? recommendingWith(config, best.parameters) : startOf(own, initial);
     const table = best && (await itemTables(config, store, initial).of(client, best.round + 1));
-    const ranking = await openRanking(config, rankerOf(own), parameters, table);
-    const [found] = await own.recommender.recommend(
-      [{ history: items.slice(-10), seen: items }],
-      parameters,
-      { ...ranking.options, k },
+    const query = { history: items.slice(-historyLength), seen: items };
+    const [found] = await withRankingOptions(config, rankerOf(own), { parameters, items: table }, (options) =>
+      own.recommender.recommend([query], parameters, { ...options, k }),
     );
-    await ranking.dispose();
     return {
       ...(found!.answer !== undefined && { answer: found!.answer }),
       ...(found!.items.length === 0 && {

@@ -41,10 +41,10 @@ import {
   serverMetrics,
   turns,
 } from '@fellrec/network';
-import { meanMetrics, spread } from '@fellrec/recsys';
+import { spread } from '@fellrec/recsys';
 import { z } from 'zod';
 import { type ModelParts, openModel } from './backends.ts';
-import { type Config, ConfigError } from './config.ts';
+import { type Config, ConfigError, usesGroups } from './config.ts';
 import { type ItemTables, itemTables } from './item-tables.ts';
 import { servedMiddles } from './middles.ts';
 import { mixingResult } from './mixing.ts';
@@ -144,6 +144,11 @@ export async function serve(config: Config, o: ServeOptions): Promise<RunResult>
     );
     o.onListening?.(server.listening.address);
     const clients = await Promise.race([server.federation.joined(), stopped]);
+    const nowhere = clients.filter(({ facts }) => facts.group === undefined).map(({ name }) => name);
+    if (usesGroups(config) && nowhere.length > 0)
+      throw new Error(
+        `serve: ${nowhere.join(', ')} said no group, and averages are inside groups; join with --group`,
+      );
     store ??= await createRun(
       directory,
       { config: record, clients: membersOf(clients), force: o.force ?? false },
@@ -480,14 +485,16 @@ async function resultOf(
   if (measured.length === 0)
     throw new Error('serve: no client has a test user; there is nothing to evaluate');
   // As over all users.
-  const weighted = measured.flatMap(({ testUsers, metrics }) => new Array(testUsers).fill(metrics));
+  const users = measured.reduce((sum, { testUsers }) => sum + testUsers, 0);
+  const overUsers = (metric: string) =>
+    measured.reduce((sum, { testUsers, metrics }) => sum + (testUsers / users) * metrics[metric]!, 0);
   return {
     name: config.name,
     strategy: config.federation.strategy,
     directory: store.directory,
     rounds: history.length,
     clients,
-    pooled: meanMetrics(weighted),
+    pooled: Object.fromEntries(Object.keys(measured[0]!.metrics).map((name) => [name, overUsers(name)])),
     spread: spread('recall@10', new Map(measured.map(({ client, metrics }) => [client, metrics]))),
     floors: {},
     mixing: history.map(mixingResult),

@@ -17,10 +17,15 @@ import {
   uniform,
 } from '@fellrec/federation';
 import type { NamedTensors } from '@fellrec/graph';
-import type { Config } from './config.ts';
+import { type Config, ConfigError } from './config.ts';
 
+/** @throws ConfigError on settings that the strategy cannot be with */
 export function strategyOf({ federation }: Config): Strategy {
-  return named(federation.strategy, federation);
+  try {
+    return named(federation.strategy, federation);
+  } catch (cause) {
+    throw new ConfigError(`federation: ${(cause as Error).message}`);
+  }
 }
 
 function named(strategy: Config['federation']['strategy'], federation: Config['federation']): Strategy {

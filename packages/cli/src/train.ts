@@ -31,7 +31,7 @@ import { groupConfigs, userKey } from './groups.ts';
 import { itemTables } from './item-tables.ts';
 import { type MixingResult, mixingResult } from './mixing.ts';
 import { type Progress, silent } from './progress.ts';
-import { openRanking } from './ranking.ts';
+import { withRankingOptions } from './ranking.ts';
 import { federationStart, recommendingWith, strategyOf } from './strategy.ts';
 
 export interface ClientResult {
@@ -106,6 +106,7 @@ export async function train(
   config: Config,
   { resume, force, progress = silent, experiment: given }: TrainOptions = {},
 ): Promise<RunResult> {
+  const strategy = strategyOf(config);
   if (config.federation.strategy === 'centralized' && groupConfigs(config).length > 1)
     throw new ConfigError(
       'centralized: the groups have catalogues of their own, which one client cannot hold; take fedavg',
@@ -122,7 +123,7 @@ export async function train(
     const tables = itemTables(config, store, initial);
     const events = federate({
       clients: inProcessClients(experiment, tables),
-      strategy: strategyOf(config),
+      strategy,
       initial: federationStart(config, initial),
       rounds: config.federation.rounds,
       patience: config.federation.patience,
@@ -200,19 +201,21 @@ async function evaluateRun(
     const before = users.size;
     const parameters = best ? recommendingWith(config, best.parameters) : startOf(client, initial);
     const items = best && (await tables.of(name, best.round + 1));
-    const ranking = await openRanking(config, rankerOf(client), parameters, items);
     const found =
       test.length === 0
-        ? { metrics: [], truncated: 0 }
-        : await client.recommender.evaluate(test, parameters, {
-            ...ranking.options,
-            onProgress: (done) => progress.report('test users', before + done, total),
-          });
-    await ranking.dispose();
-    for (const [i, { user }] of test.entries()) users.set(userKey(group.name, user), found.metrics[i]!);
-    truncatedTests += found.truncated;
-    const metrics = meanMetrics(found.metrics);
-    if (found.metrics.length > 0) perClient.set(name, metrics);
+        ? undefined
+        : await withRankingOptions(config, rankerOf(client), { parameters, items }, async (options) => ({
+            ...(await client.recommender.evaluate(test, parameters, {
+              ...options,
+              onProgress: (done) => progress.report('test users', before + done, total),
+            })),
+            gamma: options.injection?.gamma,
+          }));
+    const { metrics: each, truncated: shortened, gamma } = found ?? { metrics: [], truncated: 0 };
+    for (const [i, { user }] of test.entries()) users.set(userKey(group.name, user), each[i]!);
+    truncatedTests += shortened;
+    const metrics = meanMetrics(each);
+    if (each.length > 0) perClient.set(name, metrics);
     const losses = history.flatMap((round) => (round.losses[name] === undefined ? [] : [round.losses[name]]));
     results.push({
       client: name,
@@ -222,7 +225,7 @@ async function evaluateRun(
       ...(losses.length > 0 && { firstLoss: losses[0]!, lastLoss: losses.at(-1)! }),
       ...(best && { bestRound: best.round + 1 }),
       truncated,
-      ...(ranking.options.injection && { gamma: ranking.options.injection.gamma }),
+      ...(gamma !== undefined && { gamma }),
       metrics,
     });
   }

@@ -252,7 +252,9 @@ test('the encoder of texts has shops too, and every strategy goes through a roun
     data: { path: 'nintendo' },
     federation: { strategy: 'groups' },
   });
-  expect((await fellrec('train', '-c', without)).stderr).toContain('client-0');
+  const refused = await fellrec('train', '-c', without);
+  expect(refused.code).toBe(2);
+  expect(refused.stderr).toContain('averages inside groups need groups');
 });
 
 test("a client's own settings are its words only", async () => {

@@ -5,13 +5,7 @@ export { type FederateOptions, federate, type SpillOptions } from './federation.
 export type { ReadParameters, SimilarityOn } from './parameters/round-parameters.ts';
 export type { Participation } from './participation.ts';
 export { type Block, type Products, plainProducts, type Rows } from './products/products.ts';
-export {
-  attention,
-  relative,
-  type SimilarityForm,
-  shifted,
-  smoothCosines,
-} from './similarity-forms.ts';
+export type { SimilarityForm } from './similarity-forms.ts';
 export { placeWhole, writeWhole } from './store/files.ts';
 export {
   createRun,

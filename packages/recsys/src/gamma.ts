@@ -18,7 +18,7 @@ export async function chooseGamma(
   of: ItemScorer,
   options: { readonly seed: number; readonly maskHistory?: boolean },
 ): Promise<number> {
-  const gains: number[][] = gammas.map(() => []);
+  const gains = gammas.map(() => 0);
   let index = 0;
   for await (const scored of found) {
     const sample = samples[index]!;
@@ -26,10 +26,9 @@ export async function chooseGamma(
     for (const [g, gamma] of gammas.entries()) {
       const items = listOf(combined(scored, others, gamma), sample, index, { ...options, k: 10 });
       const ranked = items.map(({ item }) => item);
-      gains[g]!.push(metricsOf(ranked, sample.targets)['ndcg@10']!);
+      gains[g]! += metricsOf(ranked, sample.targets)['ndcg@10']!;
     }
     index++;
   }
-  const means = gains.map((values) => values.reduce((sum, gain) => sum + gain, 0));
-  return gammas[means.indexOf(Math.max(...means))]!;
+  return gammas[gains.indexOf(Math.max(...gains))]!;
 }

@@ -12,7 +12,7 @@ export { datasetHash, readDataset, writeUsers } from './data/folder.ts';
 export { type ImportOptions, importDataset } from './data/import.ts';
 export { type Dataset, type DatasetStats, datasetStats, type SplitName, type User } from './dataset.ts';
 export { type Floor, floorMetrics, floors, popularity } from './floors.ts';
-export { chooseGamma, gammas } from './gamma.ts';
+export { chooseGamma } from './gamma.ts';
 export { cutoffs, type Metrics, meanMetrics, metricsOf, type Spread, spread } from './metrics.ts';
 export {
   joinPartitions,
@@ -36,6 +36,13 @@ export type {
   TrainOptions,
   TrainResult,
 } from './recommender.ts';
-export { type Sample, subset, testSamples, trainingSamples, validationSamples } from './samples.ts';
+export {
+  historyLength,
+  type Sample,
+  subset,
+  testSamples,
+  trainingSamples,
+  validationSamples,
+} from './samples.ts';
 export { type Elsewhere, splitRecommender } from './split-recommender.ts';
 export { cachedVectors } from './title-vectors.ts';

@@ -17,12 +17,15 @@ export function combined(
   others: ArrayLike<number>,
   gamma: number,
 ): Scored {
-  const c = place(others);
+  const c = place(others, 0);
   const pull = (item: number, distance: number) => -((1 + c(others[item]!)) ** -gamma) * distance;
-  const among = place(scores);
+  const among = place(scores, 1);
   const own = Float64Array.from(scores, (score, item) => pull(item, 1 - among(score)));
   if (!first) return { ...rest, scores: own };
-  const amongFirst = place(first.map(({ score }) => score));
+  const amongFirst = place(
+    first.map(({ score }) => score),
+    1,
+  );
   return {
     ...rest,
     scores: own,
@@ -30,12 +33,12 @@ export function combined(
   };
 }
 
-/** Where a value lies between the smallest, 0, and the largest, 1; all are 1 where they are the same. */
-function place(values: ArrayLike<number>): (value: number) => number {
+/** Where a value lies between the smallest, 0, and the largest, 1; `alike` where all are the same. */
+function place(values: ArrayLike<number>, alike: number): (value: number) => number {
   let [least, most] = [Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY];
   for (let i = 0; i < values.length; i++) {
     least = Math.min(least, values[i]!);
     most = Math.max(most, values[i]!);
   }
-  return most > least ? (value) => (value - least) / (most - least) : () => 1;
+  return most > least ? (value) => (value - least) / (most - least) : () => alike;
 }

@@ -54,7 +54,7 @@ export interface Recommended {
 export interface Scored {
   /** Of every item; higher is better. */
   readonly scores: ArrayLike<number>;
-  /** Items before all others, whatever `scores` says of them, best first; nothing of the history among them. */
+  /** Items before all others, whatever `scores` says of them; nothing of the history where that is masked. */
   readonly first?: readonly Recommendation[];
   readonly answer?: string;
   readonly dropped: number;

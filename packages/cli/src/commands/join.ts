@@ -13,11 +13,6 @@ export async function run(server: string, { giveUp, json, ...flags }: JoinFlags)
     throw new ConfigError('join: say who you are: --token FILE, or --cert FILE with --key FILE');
   if ((flags.cert === undefined) !== (flags.key === undefined))
     throw new ConfigError('join: --cert and --key go together');
-  const foreign = (flags.set ?? []).filter((one) => !/^(domain\.|recformer\.attributes=)/.test(one));
-  if (foreign.length > 0)
-    throw new ConfigError(
-      `join: --set ${foreign.join(' ')}: a client has its own domain.* and recformer.attributes; everything else is the server's`,
-    );
   const progress = progressOn(process.stderr);
   const result = await join({ ...flags, server, giveUpSeconds: giveUp, progress });
   const metrics = Object.entries(result.metrics).map(([name, value]) => `${name}  ${value.toFixed(4)}`);

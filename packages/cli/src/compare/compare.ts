@@ -42,7 +42,11 @@ export async function compare(config: Config, o: CompareOptions): Promise<Compar
       for (const method of methods) {
         const own = methodConfig(config, method, seed);
         const directory = runDirectory(own);
-        if (await isStored(directory, method, own)) {
+        const plain = unranked(method);
+        const base = methodConfig(config, plain, seed);
+        const trained = runDirectory(base);
+        const isBaseStored = isRanking(plain) || (await isStored(trained, plain, base));
+        if (isBaseStored && (await isStored(directory, method, own))) {
           trials.push(await readTrial(directory, method));
           continue;
         }
@@ -51,19 +55,14 @@ export async function compare(config: Config, o: CompareOptions): Promise<Compar
         opened ??= await openExperiment(methodConfig(config, 'centralized', seed), progress.report);
         const shared = opened;
         const failure = await attempt(`${method}, seed ${seed}`, progress, async () => {
-          const plain = unranked(method);
           const experiment = shared.sharing(own, isParted(plain) ? parted : undefined);
           if (isParted(plain)) parted = experiment.partition;
           if (isRanking(plain))
             return storeRanking(method as Ranking | Ranked, directory, experiment, progress);
-          const base = methodConfig(config, plain, seed);
-          const trained = runDirectory(base);
-          if (!(await isStored(trained, plain, base)))
-            await train(base, {
-              resume: hasBegun(trained),
-              experiment: shared.sharing(base, experiment.partition),
-              progress,
-            });
+          if (!isBaseStored) {
+            const training = isRanked(method) ? shared.sharing(base, experiment.partition) : experiment;
+            await train(base, { resume: hasBegun(trained), experiment: training, progress });
+          }
           if (isRanked(method)) await storeRanked(method, directory, trained, experiment, progress);
         });
         if (failure === undefined) trials.push(await readTrial(directory, method));
@@ -113,7 +112,7 @@ async function storedPartition(
     const { stored, partition } = await readRun(directory);
     const { dataset, modelHash } = stored;
     const changes = changesOf(stored, { ...own, dataset, modelHash });
-    if (!changes.some((key) => key.startsWith('partition') || key.startsWith('data'))) return partition;
+    if (!changes.some((key) => /^(partition|data|groups)/.test(key))) return partition;
   }
   return undefined;
 }

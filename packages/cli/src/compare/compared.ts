@@ -48,6 +48,9 @@ type TrialRound = Pick<RoundRecord, 'clients' | 'samples' | 'mixing' | 'validati
 /** The metrics that are compared. */
 export const comparedMetrics = Object.keys(shownMetrics) as (keyof typeof shownMetrics)[];
 
+/** Strategies whose weights do not look at clients: by numbers of samples, all alike, or none. */
+const blind = ['fedavg', 'fedprox', 'ditto', 'uniform', 'local', 'centralized'];
+
 /** Strategies whose clients have nothing to exchange: one trains alone, or all do. */
 const exchangesNothing = ['local', 'centralized'];
 
@@ -260,9 +263,8 @@ function spreadOf(clients: readonly ComparedClient[]): ClientSpread | undefined 
 /** Of runs that compare clients. Undefined without likeness, and where all weights or all likenesses are the same. */
 function agreementOf(runs: readonly TrialRun[]): MixingAgreement | undefined {
   const measure = (of: (likeness: Likeness) => readonly (readonly number[])[]) => {
-    const found = runs.flatMap(({ partition, rounds }) => {
-      // Weights by numbers of samples say nothing about likeness.
-      if (rounds.every(({ mixing }) => !mixing.similarity)) return [];
+    const found = runs.flatMap(({ strategy, partition, rounds }) => {
+      if (blind.includes(strategy)) return [];
       const weights = meanWeights(
         partition.clients.map(({ name }) => name),
         rounds,

@@ -14,7 +14,7 @@ import type { Config } from '../config.ts';
 import { type Experiment, type Group, runtimeOf } from '../experiment.ts';
 import { userKey } from '../groups.ts';
 import type { Progress } from '../progress.ts';
-import { openRanking } from '../ranking.ts';
+import { withRankingOptions } from '../ranking.ts';
 import { readIfThere } from '../read-if-there.ts';
 import { evaluateStored } from '../train.ts';
 import { type Ranked, type Ranking, unranked } from './methods.ts';
@@ -53,9 +53,15 @@ export function rankingSettings(ranking: Ranking, config: Config): unknown {
     : common;
 }
 
-/** What ranking otherwise with a run's parameters depends on, besides the run. */
-export function rankedSettings({ data, groups, ranking }: Config): unknown {
-  return { data, groups, ranking };
+/** What ranking otherwise with a run's parameters depends on: all that the run does, and how it ranks. */
+export function rankedSettings({
+  name: _,
+  runs: __,
+  cache: ___,
+  threads: ____,
+  ...settings
+}: Config): unknown {
+  return settings;
 }
 
 /** Undefined if there is none. */
@@ -150,10 +156,11 @@ async function metricsOf(
     case 'zero-shot': {
       const start = await recommender.initialParameters(seed);
       const { users, catalogue } = dataset;
-      const own = await openRanking(config, { recommender, users, catalogue, validation }, start);
-      const { metrics } = await recommender.evaluate(test, start, { ...options, ...own.options });
-      await own.dispose();
-      return metrics;
+      const ranker = { recommender, users, catalogue, validation };
+      const found = await withRankingOptions(config, ranker, { parameters: start }, (own) =>
+        recommender.evaluate(test, start, { ...options, ...own }),
+      );
+      return found.metrics;
     }
     case 'random':
     case 'popularity':

@@ -68,9 +68,14 @@ function change({ difference, relative }: NonNullable<ComparedMethod['against']>
   return `${signedPercent(relative.mean)} (${signedPercent(relative.low)} to ${signedPercent(relative.high)})`;
 }
 
+/** Of all groups that a method has test users of. */
+export function groupNames(methods: readonly ComparedMethod[]): string[] {
+  return [...new Set(methods.flatMap(({ groups = [] }) => groups.map(({ group }) => group)))];
+}
+
 /** R@10 of each group's users; none where all clients share one catalogue. */
 function groupTable(methods: readonly ComparedMethod[], baseline: string): string[] {
-  const names = (methods.find(({ groups }) => groups)?.groups ?? []).map(({ group }) => group);
+  const names = groupNames(methods);
   if (names.length === 0) return [];
   const rows = methods.map(({ method, groups = [] }) => [
     method,

@@ -1,5 +1,6 @@
 // Methods beside each other: means, intervals against a baseline, and what did not count.
 import type { ComparedMethod, Comparison, PairedDifference } from '../compare/result.ts';
+import { groupNames } from '../compare/tables.ts';
 import { shownMetrics } from '../table.ts';
 import { type Figure, figure, type LayeredChart, ruleStyles, seriesStyles } from './chart.ts';
 import { html, htmlTable, tableIfAny } from './html.ts';
@@ -60,20 +61,21 @@ ${tableIfAny({
   ),
 })}${tableIfAny({
   caption: `R@10 by group, each over its own catalogue, and its change against ${baseline}`,
-  header: [
-    'method',
-    ...(methods.find(({ groups }) => groups)?.groups ?? []).flatMap(({ group }) => [group, 'change', 'p']),
-  ],
+  header: ['method', ...groupNames(methods).flatMap((name) => [name, 'change', 'p'])],
   rows: methods.flatMap(({ method, groups }) =>
     groups
       ? [
           [
             method,
-            ...groups.flatMap(({ metrics, against }) => [
-              fixed(metrics[metric], 4),
-              against ? change(against[metric]) : '',
-              against ? fixed(against[metric]?.p, 3) : '',
-            ]),
+            ...groupNames(methods).flatMap((name) => {
+              const found = groups.find(({ group }) => group === name);
+              const against = found?.against?.[metric];
+              return [
+                fixed(found?.metrics[metric], 4),
+                against ? change(against) : '',
+                against ? fixed(against.p, 3) : '',
+              ];
+            }),
           ],
         ]
       : [],

@@ -1,5 +1,5 @@
-// Choice: every client takes, each round, the mixture that its own validation samples like best. With FedAvg among the
-// candidates no client is worse off on these than under FedAvg in that round.
+// Choice: every client takes, each round, the mixture that its own validation samples like best. With FedAvg as the
+// first of the candidates no client is worse off on these than under FedAvg in that round.
 import type { Comparison, Mixing, Strategy } from './strategy.ts';
 
 export interface Choice {

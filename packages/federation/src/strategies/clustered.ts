@@ -8,7 +8,7 @@ export interface ClusteredOptions {
   readonly epsilon1: number;
   /** From 0, absolute: a cluster whose largest update is no longer than this has converged, and stays. */
   readonly epsilon2: number;
-  /** In [0, 1]: how far the parts have to point apart. 0 asks only that some cosine across is below 1. */
+  /** In [0, 1]: how far the parts have to point apart. 0 asks only that all cosines across are below 1. */
   readonly gammaMax: number;
 }
 

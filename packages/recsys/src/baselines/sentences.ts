@@ -1,5 +1,6 @@
 // Titles that mean the same: what is near to the history in a sentence encoder's space, with nothing learned.
 import { float32 } from '@fellrec/graph';
+import { historyLength } from '../samples.ts';
 import { assertItems, type Baseline } from './baseline.ts';
 
 /** Of the last ten items the newest counts 1, each before it this much less. */
@@ -19,7 +20,7 @@ export function sentenceNeighbours(vectors: readonly Float32Array[]): Baseline {
       for (const [query, { history }] of queries.entries()) {
         assertItems(`sentences: query ${query}`, history, vectors.length);
         const wanted = new Float64Array(d);
-        for (const [age, item] of history.slice(-10).reverse().entries())
+        for (const [age, item] of history.slice(-historyLength).reverse().entries())
           for (let k = 0; k < d; k++) wanted[k]! += decay ** age * vectors[item]![k]!;
         for (const [item, vector] of vectors.entries()) {
           let sum = 0;

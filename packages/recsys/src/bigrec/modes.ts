@@ -10,7 +10,7 @@ import {
 } from '@fellrec/models';
 import { parseAnswer } from '../prompt.ts';
 import { rank } from '../ranking.ts';
-import type { Query, RankingMode, Recommendation, Scored, ScoreOptions } from '../recommender.ts';
+import type { ItemScorer, Query, RankingMode, Recommendation, Scored, ScoreOptions } from '../recommender.ts';
 import { nearness, textVectors } from './grounding.ts';
 import { answerTokens, promptTokens, type TextOptions } from './text.ts';
 
@@ -28,12 +28,13 @@ export interface ModesOptions {
 
 type Mode<Name extends RankingMode['mode']> = Extract<RankingMode, { mode: Name }>;
 
-/** Each is asked with the queries and an adapter; what it says is in the queries' order. */
-export interface Modes {
-  score(queries: readonly Query[], adapter: Adapter, options: ScoreOptions): AsyncIterable<Scored>;
-}
+/** Shortlists whose titles are asked for one after the other, with what their prompts begin with computed once. */
+const promptsAtOnce = 16;
 
-export function modes({ model, text, maxNewTokens, beams, batch, vectors }: ModesOptions): Modes {
+type Score = (queries: readonly Query[], adapter: Adapter, options: ScoreOptions) => AsyncIterable<Scored>;
+
+/** Ranks as the options say; what is said is in the queries' order. */
+export function scoring({ model, text, maxNewTokens, beams, batch, vectors }: ModesOptions): Score {
   const { catalogue, tokenizer, eosIds } = text;
   let tokens: readonly (readonly number[])[] | undefined;
   const answers = () => {
@@ -113,56 +114,84 @@ export function modes({ model, text, maxNewTokens, beams, batch, vectors }: Mode
   async function* reranked(
     queries: readonly Query[],
     adapter: Adapter,
-    mode: Mode<'rerank'>,
+    { shortlist, size, perToken }: Mode<'rerank'>,
     o: ScoreOptions,
   ): AsyncIterable<Scored> {
-    const { shortlist, size, perToken } = mode;
-    const longest = answers().reduce((most, { length }) => Math.max(most, length), 0);
     const { onProgress, ...quiet } = o;
-    const generated = shortlist ? undefined : grounded(queries, adapter, { from: 'best' }, quiet);
-    const nextGenerated = generated?.[Symbol.asyncIterator]();
-    for (const [i, query] of queries.entries()) {
-      const found = nextGenerated && ((await nextGenerated.next()).value as Scored | undefined);
-      const scores = found?.scores ?? (await shortlist!.score([query])).data;
+    const tooLong = [...answers().keys()].filter((item) => answers()[item]!.length > maxNewTokens);
+    const found = shortlist
+      ? scoredBy(shortlist, queries)
+      : grounded(queries, adapter, { from: 'best' }, quiet);
+    let done = 0;
+    for await (const part of inParts(found, promptsAtOnce)) {
+      const asked = part.map((scored, at) => {
+        const query = queries[done + at]!;
+        return {
+          ...scored,
+          ...promptTokens(query.history, maxNewTokens, text),
+          listed: shortlisted(scored.scores, query, done + at),
+        };
+      });
+      const likelihoods = await model.likelihoods(
+        asked.map(({ value }) => value),
+        asked.map(({ listed }) => listed.map((item) => answers()[item]!)),
+        {},
+        adapter,
+      );
+      done += part.length;
+      onProgress?.(done, queries.length);
+      for (const [at, { scores, answer, listed, dropped }] of asked.entries())
+        yield {
+          scores,
+          first: listed.map((item, i): Recommendation => {
+            const likelihood = likelihoods[at]![i]!;
+            const { logProbability, tokens } = likelihood;
+            return { item, score: perToken ? logProbability / tokens : logProbability, likelihood };
+          }),
+          ...(answer !== undefined && { answer }),
+          dropped,
+        };
+    }
+
+    /** The best items that can be generated, best first. */
+    function shortlisted(scores: ArrayLike<number>, { seen }: Query, index: number): number[] {
       if (scores.length !== catalogue.items.length)
         throw new Error(
           `bigrec: the shortlist scores ${scores.length} items, the catalogue has ${catalogue.items.length}; are they of one data set?`,
         );
-      const exclude = o.maskHistory === false ? [] : query.seen;
-      const listed = rank(scores, { k: size, exclude, random: random(o.seed, 'shortlist', i) });
-      const { value: prompt, dropped } = promptTokens(query.history, Math.max(longest, maxNewTokens), text);
-      const [likelihoods] = await model.likelihoods(
-        [prompt],
-        [listed.map((item) => answers()[item]!)],
-        {},
-        adapter,
-      );
-      onProgress?.(i + 1, queries.length);
-      yield {
-        scores,
-        first: listed.map((item, at): Recommendation => {
-          const likelihood = likelihoods![at]!;
-          const { logProbability, tokens } = likelihood;
-          return { item, score: perToken ? logProbability / tokens : logProbability, likelihood };
-        }),
-        ...(found?.answer !== undefined && { answer: found.answer }),
-        dropped,
-      };
+      const exclude = o.maskHistory === false ? tooLong : [...tooLong, ...seen];
+      return rank(scores, { k: size, exclude, random: random(o.seed, 'shortlist', index) });
     }
   }
 
-  return {
-    score(queries, adapter, { ranking = { mode: 'grounded', from: 'best' }, ...o }) {
-      switch (ranking.mode) {
-        case 'grounded':
-          return grounded(queries, adapter, ranking, o);
-        case 'constrained':
-          return constrained(queries, adapter, ranking, o);
-        case 'rerank':
-          return reranked(queries, adapter, ranking, o);
-      }
-    },
+  return (queries, adapter, { ranking = { mode: 'grounded', from: 'best' }, ...o }) => {
+    switch (ranking.mode) {
+      case 'grounded':
+        return grounded(queries, adapter, ranking, o);
+      case 'constrained':
+        return constrained(queries, adapter, ranking, o);
+      case 'rerank':
+        return reranked(queries, adapter, ranking, o);
+    }
   };
+}
+
+async function* scoredBy(
+  scorer: ItemScorer,
+  queries: readonly Query[],
+): AsyncIterable<Pick<Scored, 'scores' | 'answer'>> {
+  for (const query of queries) yield { scores: (await scorer.score([query])).data };
+}
+
+async function* inParts<T>(all: AsyncIterable<T>, size: number): AsyncIterable<T[]> {
+  let part: T[] = [];
+  for await (const one of all) {
+    part.push(one);
+    if (part.length < size) continue;
+    yield part;
+    part = [];
+  }
+  if (part.length > 0) yield part;
 }
 
 interface TitleTree {

@@ -24,7 +24,7 @@ import type {
 import type { Sample } from '../samples.ts';
 import { fit } from '../training.ts';
 import { catalogueVectors } from './grounding.ts';
-import { modes } from './modes.ts';
+import { scoring } from './modes.ts';
 import { promptTokens, type TextOptions, trainingSequence } from './text.ts';
 
 export interface BigrecOptions {
@@ -60,7 +60,7 @@ export function bigrec(options: BigrecOptions): Recommender {
   promptTokens([], maxNewTokens, text);
   const adapter = (tensors: NamedTensors): Adapter => ({ config: lora, tensors });
   let vectors: Promise<Float32Array[]> | undefined;
-  const ranking = modes({
+  const rankedBy = scoring({
     model,
     text,
     maxNewTokens,
@@ -106,7 +106,7 @@ export function bigrec(options: BigrecOptions): Recommender {
     await model.release('train', 'prefix', 'prefixGradients');
     if (mode !== ranked) await model.release('prompt', 'decode', 'losses');
     ranked = mode;
-    yield* ranking.score(queries, adapter(parameters), o);
+    yield* rankedBy(queries, adapter(parameters), o);
   }
 
   return {
