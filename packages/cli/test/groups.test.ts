@@ -1,6 +1,6 @@
 // Organisations with users and a catalogue each: ids mean nothing outside their group.
 import { copyFile, readFile, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { writeRandomRecformer } from '@fellrec/models';
 import { createKeys, writeKeys } from '@fellrec/network';
@@ -257,6 +257,12 @@ test('the encoder of texts has shops too, and every strategy goes through a roun
   expect(refused.stderr).toContain('averages inside groups need groups');
 });
 
+test('paths of groups start from the configuration, those that are set from the working directory', async () => {
+  const file = await config({ name: 'paths' });
+  const { groups: read } = await loadConfig(file, ['groups.1.path=elsewhere']);
+  expect(read!.map(({ path }) => path)).toEqual([folder('nintendo'), resolve('elsewhere')]);
+});
+
 test("a client's own settings are its words only", async () => {
   const { stderr, code } = await fellrec(
     ...['join', 'http://127.0.0.1:1', '--token', 'none', '--data', 'none', '--model', embeddedModel],
@@ -297,7 +303,7 @@ test.each([
     },
     'a is there twice',
   ],
-  [{ groups: [{ name: 'a/b', path: 'nintendo' }] }, 'letters, digits, "-" and "_" only'],
+  [{ groups: [{ name: 'a/b', path: 'nintendo' }] }, '1 to 64 letters, digits, "-" and "_"'],
   [{ groups: [{ name: 'a', path: 'nintendo', share: 0.001 }] }, 'of the 197 users of a is none'],
   [
     {

@@ -152,6 +152,14 @@ test('modes are compared as methods, on one adapter', async () => {
   expect(again.stderr).not.toContain('==');
   expect(await filesOf(place.run('modes'))).toEqual(before);
 
+  // A run that goes on is ranked with again.
+  const longer = ['--set', 'federation.rounds=2'];
+  const more = await fellrec(...argv.slice(0, 4), 'fedavg+constrained', '--json', ...longer);
+  expect(more.code, more.stderr).toBe(0);
+  expect(more.stderr).toContain('round 2');
+  const { methods: ranked } = JSON.parse(more.stdout) as Comparison;
+  expect(ranked[0]!.seconds).not.toBe(found.methods[1]!.seconds);
+
   for (const wrong of ['fedavg+likely', 'popularity+constrained', 'fedavg+rerank+constrained']) {
     const refused = await fellrec('compare', '-c', file, '--methods', wrong);
     expect(refused.code).toBe(2);

@@ -46,8 +46,8 @@ export function relative(cosines: Matrix): number[][] {
 }
 
 /**
- * d_ij = exp(sharpness (cos_ij - max_{k != i} cos_ik)), d_ii = 1: the softmax over the other clients of HeurFedAMP (arXiv
- * 2007.03797), whose normaliser falls away when rows are divided by their sums. A client's most similar one has 1.
+ * d_ij = exp(sharpness (cos_ij - max_{k != i} cos_ik)), d_ii = 1: what a client takes from each of the others is in
+ * proportion to the softmax over them of HeurFedAMP (arXiv 2007.03797); its most similar one has the weight of its own.
  */
 export function attention(cosines: Matrix, sharpness: number): number[][] {
   return cosines.map((row, i) => {

@@ -139,6 +139,12 @@ const refused: [string, Code, RegExp, () => Promise<unknown>][] = [
     () => north.api.join({ ...joinFacts, modelHash: 'AB' }),
   ],
   [
+    'a group that is no label',
+    INVALID_ARGUMENT,
+    /1 to 64 letters/,
+    () => north.api.join({ ...joinFacts, group: '../games' }),
+  ],
+  [
     'another model',
     FAILED_PRECONDITION,
     /the client's cdcd.*take the same weights/,
@@ -373,7 +379,7 @@ describe('a run that goes on', () => {
   const before = { ...testSamples, modelHash: joinFacts.modelHash };
   const known = new Map([
     ['north', { ...before, layersKept: undefined }],
-    ['south', { ...before, layersKept: 2 }],
+    ['south', { ...before, layersKept: 2, group: 'games' }],
   ]);
 
   it.each([
@@ -381,6 +387,7 @@ describe('a run that goes on', () => {
     ['all layers', 'south', {}, /layersKept is undefined, but was 2/],
     ['a k where it had all layers', 'north', { layersKept: 2 }, /layersKept is 2, but was undefined/],
     ['other data', 'south', { layersKept: 2, testUsers: 9 }, /testUsers is 9, but was 3/],
+    ['another group', 'south', { layersKept: 2, group: 'books' }, /group is books, but was games/],
   ])('refuses a client that comes back with %s', async (_, name, facts, message) => {
     const resumed = await startServer({
       expected: [...known.keys()],
@@ -393,7 +400,7 @@ describe('a run that goes on', () => {
       expect(error.code).toBe(FAILED_PRECONDITION);
       expect(resumed.sessions.count()).toBe(0);
       await resumed.client('north').join(joinFacts);
-      await resumed.client('south').join({ ...joinFacts, layersKept: 2 });
+      await resumed.client('south').join({ ...joinFacts, layersKept: 2, group: 'games' });
       expect((await resumed.federation.joined()).map((client) => client.name)).toEqual(['north', 'south']);
     } finally {
       await resumed.stop();
