@@ -15,7 +15,8 @@ import {
   sentenceNeighbours,
   type User,
 } from '@fellrec/recsys';
-import type { Config, injected } from './config.ts';
+import type { Config } from './config.ts';
+import type { injected } from './config-schema.ts';
 import { runtimeOf } from './experiment.ts';
 import { openSentences } from './sentences.ts';
 

@@ -6,8 +6,8 @@ import { initialParameters, rankerOf, startOf, storeFormat } from './experiment.
 import { itemTables } from './item-tables.ts';
 import { type Progress, silent } from './progress.ts';
 import { withRankingOptions } from './ranking.ts';
+import { openStored, readRun } from './stored-run.ts';
 import { recommendingWith } from './strategy.ts';
-import { openStored, readRun } from './train.ts';
 
 export interface RecommendedTitle extends Omit<Recommendation, 'item'> {
   readonly id: string;

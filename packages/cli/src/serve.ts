@@ -50,8 +50,9 @@ import { servedMiddles } from './middles.ts';
 import { mixingResult } from './mixing.ts';
 import { type Progress, silent } from './progress.ts';
 import { holds, middleOptions } from './split.ts';
+import { readPartition, runDirectory } from './stored-run.ts';
 import { strategyOf } from './strategy.ts';
-import { type ClientResult, type RunResult, readPartition, runDirectory, writeResult } from './train.ts';
+import { type ClientResult, type RunResult, writeResult } from './train.ts';
 
 export interface ServeOptions {
   readonly host: string;

@@ -1,6 +1,4 @@
-// The main job: federated training from a configuration to metrics, stored as a run.
-import { readFile } from 'node:fs/promises';
-import { join, resolve } from 'node:path';
+import { join } from 'node:path';
 import { createRun, federate, openRun, type RunStore, writeWhole } from '@fellrec/federation';
 import { rowProducts } from '@fellrec/graph';
 import {
@@ -9,19 +7,17 @@ import {
   floors,
   type Metrics,
   meanMetrics,
-  type Partition,
   type Spread,
   spread,
 } from '@fellrec/recsys';
 import { type UserMetrics, writeUserMetrics } from './compare/user-metrics.ts';
-import { type Config, ConfigError, completed, configSchema, parseConfig } from './config.ts';
+import { type Config, ConfigError } from './config.ts';
 import {
   type Experiment,
   type Group,
   initialParameters,
   inProcessClients,
   openExperiment,
-  type Report,
   rankerOf,
   runtimeOf,
   startOf,
@@ -32,6 +28,7 @@ import { itemTables } from './item-tables.ts';
 import { type MixingResult, mixingResult } from './mixing.ts';
 import { type Progress, silent } from './progress.ts';
 import { withRankingOptions } from './ranking.ts';
+import { changesOf, openStored, readPartition, readRun, runDirectory } from './stored-run.ts';
 import { federationStart, recommendingWith, strategyOf } from './strategy.ts';
 
 export interface ClientResult {
@@ -95,10 +92,6 @@ export interface TrainOptions {
   readonly progress?: Progress;
   /** Opened before, with this configuration's data, model and partition: strategies compared share it. */
   readonly experiment?: Experiment;
-}
-
-export function runDirectory(config: Config): string {
-  return resolve(config.runs, config.name);
 }
 
 /** Trains, or goes on with `resume`, then evaluates each client's best adapter on its own test users. */
@@ -287,101 +280,4 @@ async function openStore(
       `run: ${o.directory} was made with other settings: ${different.join(', ')}; resume with the same, or start again with --force`,
     );
   return openRun(o.directory, format);
-}
-
-/** Settings of a stored run that are others now, and matter: with others its rounds would have computed something else. */
-export function changesOf(stored: Readonly<Record<string, unknown>>, record: object): string[] {
-  return differences(storedSettings(stored), record).filter(
-    (key) => !changeable.has(key.replace(/\.\d+\./, '.')),
-  );
-}
-
-/** A stored configuration, with defaults for settings that are younger than the run. */
-function storedSettings(config: unknown): unknown {
-  const { dataset, modelHash, ...settings } = config as Record<string, unknown>;
-  const parsed = configSchema.safeParse(settings);
-  return parsed.success ? { ...completed(parsed.data, 'config.json'), dataset, modelHash } : config;
-}
-
-/** Settings that may differ when a run goes on: they do not change what its rounds compute. */
-const changeable = new Set([
-  'training.microBatch',
-  'generation.batch',
-  'federation.rounds',
-  'federation.patience',
-  'threads',
-  'cache',
-  'runs',
-  'data.path',
-  'groups.path',
-  'model.path',
-]);
-
-/** Keys (`training.learningRate`) at which two configurations differ. */
-function differences(a: unknown, b: unknown, path = ''): string[] {
-  if (typeof a !== 'object' || typeof b !== 'object' || a === null || b === null)
-    return JSON.stringify(a) === JSON.stringify(b) ? [] : [path];
-  const keys = new Set([...Object.keys(a), ...Object.keys(b)]);
-  return [...keys].flatMap((key) =>
-    differences(
-      (a as Record<string, unknown>)[key],
-      (b as Record<string, unknown>)[key],
-      path ? `${path}.${key}` : key,
-    ),
-  );
-}
-
-export interface StoredRun {
-  readonly config: Config;
-  readonly partition: Partition;
-  /** config.json as it is: settings, and what names data and model. */
-  readonly stored: Record<string, unknown>;
-}
-
-/** Opens what a stored run was made with. @throws if the model or the data are others by now. */
-export async function openStored(
-  directory: string,
-  { config, partition, stored }: StoredRun,
-  report: Report,
-): Promise<Experiment> {
-  const experiment = await openExperiment(config, report, partition);
-  const { modelHash, dataset } = stored as { modelHash?: string; dataset?: { hash?: string } };
-  const other = [
-    experiment.modelHash !== modelHash && `the model in ${config.model.path}`,
-    experiment.data.hash !== dataset?.hash &&
-      `the data in ${groupConfigs(config)
-        .map(({ path }) => path)
-        .join(', ')}`,
-  ].filter((what) => typeof what === 'string');
-  if (other.length === 0) return experiment;
-  await experiment.dispose();
-  throw new Error(
-    `run: ${other.join(' and ')} changed since ${directory} was made; put back what it was made with, or train again`,
-  );
-}
-
-/** A stored run's configuration and partition. */
-export async function readRun(directory: string): Promise<StoredRun> {
-  const file = join(directory, 'config.json');
-  const text = await readFile(file, 'utf8').catch((cause) => {
-    throw new Error(`run: ${directory} is no run (it has no config.json)`, { cause });
-  });
-  const stored = JSON.parse(text) as Record<string, unknown>;
-  if (stored.clients === 'remote')
-    throw new Error(
-      `run: the clients of ${directory} are remote, and their data is with them; their best parameters are in ${join(directory, 'best')}`,
-    );
-  const { dataset: _, modelHash: __, ...config } = stored;
-  return { config: parseConfig(config, file), partition: await readPartition(directory), stored };
-}
-
-export async function readPartition(directory: string): Promise<Partition> {
-  const file = join(directory, 'clients.json');
-  const text = await readFile(file, 'utf8').catch((cause) => {
-    throw new Error(
-      `run: ${directory} is no run that can go on (it has no clients.json); start it without --resume`,
-      { cause },
-    );
-  });
-  return JSON.parse(text) as Partition;
 }

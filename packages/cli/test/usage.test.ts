@@ -5,7 +5,8 @@ import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { expect, test } from 'vitest';
 import { parse } from 'yaml';
-import { configJsonSchema, loadConfig, parseConfig } from '../src/config.ts';
+import { loadConfig, parseConfig } from '../src/config.ts';
+import { configJsonSchema } from '../src/config-schema.ts';
 import { program } from '../src/main.ts';
 import { fellrec, root } from './shared.ts';
 

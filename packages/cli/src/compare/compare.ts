@@ -3,7 +3,8 @@ import type { Partition } from '@fellrec/recsys';
 import { type Config, ConfigError } from '../config.ts';
 import { type Experiment, openExperiment } from '../experiment.ts';
 import { type Progress, silent } from '../progress.ts';
-import { changesOf, readRun, runDirectory, train } from '../train.ts';
+import { changesOf, readRun, runDirectory } from '../stored-run.ts';
+import { train } from '../train.ts';
 import { compared, type Trial } from './compared.ts';
 import {
   isRanked,

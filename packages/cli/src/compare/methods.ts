@@ -1,7 +1,8 @@
 // The methods that a comparison knows by name: strategies, FELLRec without some of its parts, and rankings that learn
 // nothing from a federation.
 import { join } from 'node:path';
-import { type Config, ConfigError, completed, configSchema, injected, rankingModes } from '../config.ts';
+import { type Config, ConfigError, completed } from '../config.ts';
+import { configSchema, injected, rankingModes } from '../config-schema.ts';
 
 type Federation = Config['federation'];
 

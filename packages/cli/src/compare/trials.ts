@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import type { Config } from '../config.ts';
 import { dataHash } from '../groups.ts';
 import { type RunFiles, readRunFiles } from '../report/run-files.ts';
-import { changesOf, readRun } from '../train.ts';
+import { changesOf, readRun } from '../stored-run.ts';
 import type { Trial } from './compared.ts';
 import { isRanked, isRanking, type Method, unranked } from './methods.ts';
 import { rankedSettings, rankingSettings, readRanking, type StoredRanking } from './rankings.ts';
