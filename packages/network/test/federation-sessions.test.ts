@@ -439,8 +439,12 @@ describe('a run', () => {
     expect(training).toEqual({ ...rounds, phase: Phase.TRAINING, delivered: 0 });
     const one = runStateAfter(training, { type: 'client-trained', ...client });
     expect(one).toEqual({ ...rounds, phase: Phase.TRAINING, delivered: 1 });
+    const judged = { type: 'client-judged', ...client, candidates: [], evaluations: 1 } as const;
+    const judging = runStateAfter(one, judged);
+    expect(judging).toEqual({ ...rounds, phase: Phase.JUDGING, delivered: 1 });
+    expect(runStateAfter(judging, judged).delivered).toBe(2);
     const mixing = { matrix: [[1]] };
-    const mixed = runStateAfter(one, {
+    const mixed = runStateAfter(judging, {
       type: 'aggregated',
       round: 2,
       clients: [],

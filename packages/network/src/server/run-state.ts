@@ -24,6 +24,10 @@ export function runStateAfter(state: RunState, event: FederationEvent): RunState
     case 'client-trained':
     case 'client-evaluated':
       return { ...state, delivered: state.delivered + 1 };
+    case 'client-judged': {
+      const before = state.phase === Phase.JUDGING ? state.delivered : 0;
+      return { ...state, phase: Phase.JUDGING, delivered: before + 1 };
+    }
     case 'aggregated':
       return { ...state, phase: Phase.EVALUATING, delivered: 0 };
     default:
