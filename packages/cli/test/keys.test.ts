@@ -40,7 +40,9 @@ test('says what it made, how to use it, and whom not to trust with it', async ()
   expect((await readdir(folder)).sort()).toEqual(made);
   for (const name of ['ca.key', 'a.key', 'a.token'])
     expect(stdout).not.toContain(
-      (await readFile(join(folder, name), 'utf8')).split('\n').find((line) => !line.startsWith('-')),
+      (await readFile(join(folder, name), 'utf8'))
+        .split('\n')
+        .find((line) => line !== '' && !line.startsWith('-----')),
     );
 });
 
