@@ -12,7 +12,7 @@ a.add_argument('--task', required=True); a.add_argument('--weights', required=Tr
 a.add_argument('--batch', type=int, required=True); a.add_argument('--threads', type=int, required=True)
 disable_progress_bar(); o = a.parse_args(); torch.set_num_threads(o.threads)
 task = json.load(open(o.task)); prompts, ends, beams = task['prompts'], task['eosIds'], task['beams']
-sequences, histories = task['sequences'], task['histories']
+sequences, histories = task['along']['sequences'], task['along']['histories']
 model = AutoModelForCausalLM.from_pretrained(o.weights, dtype='auto', attn_implementation='sdpa').eval()
 
 class Node:

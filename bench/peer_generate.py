@@ -29,4 +29,4 @@ with torch.inference_mode():
         started = time.perf_counter()
         best += best_beams(prompts[at:at + o.batch])
         seconds.append(time.perf_counter() - started)
-print(json.dumps(dict(seconds=seconds, peakRssMiB=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, best=best)))
+print(json.dumps(dict(seconds=seconds, peakRssMiB=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, lists=[[ids] for ids in best])))
