@@ -7,8 +7,8 @@ import { importDataset } from '@fellrec/recsys';
 import { beforeEach, describe, expect, test } from 'vitest';
 import { loadConfig } from '../src/config.ts';
 import { join as joinRun } from '../src/join.ts';
-import { type ServeOptions, serve } from '../src/serve.ts';
 import { tinyEncoder } from './recformer-config.ts';
+import { servedHere } from './served.ts';
 import { embeddedModel, fellrec, filesOf, interactions, items, readJson, scratch } from './shared.ts';
 
 let folder: string;
@@ -176,26 +176,13 @@ describe('a run', () => {
     more: Record<string, unknown> = {},
   ) {
     const config = await configOf(name, models.server, more);
-    const listening = Promise.withResolvers<string>();
     const stop = new AbortController();
-    const options: ServeOptions = {
-      host: '127.0.0.1',
-      port: 0,
-      tokens: inside('keys', 'tokens.json'),
-      deadlineSeconds: 60,
-      waitSeconds: 60,
-      firstLayer: 0,
-      maxBytes: 2 ** 30,
-      maxTokens: 65_536,
-      logLevel: 'silent',
+    const { served, address } = await servedHere(config, inside('keys', 'tokens.json'), {
       signal: stop.signal,
-      onListening: listening.resolve,
-    };
-    const served = serve(config, options);
-    served.catch(listening.reject);
+    });
     try {
       const joined = await joinRun({
-        server: await listening.promise,
+        server: address,
         data: inside('data'),
         model: models.client,
         k: models.k,

@@ -9,9 +9,9 @@ import { afterAll, beforeAll, expect, test, vi } from 'vitest';
 import type { Comparison } from '../src/compare/result.ts';
 import { loadConfig } from '../src/config.ts';
 import { join as joinRun } from '../src/join.ts';
-import { serve } from '../src/serve.ts';
 import type { RunResult } from '../src/train.ts';
 import { tinyEncoder } from './recformer-config.ts';
+import { servedHere } from './served.ts';
 import { embeddedModel, fellrec, filesOf, readJson, type Workspace, workspace } from './shared.ts';
 
 vi.setConfig({ testTimeout: 120_000, hookTimeout: 120_000 });
@@ -186,21 +186,8 @@ test('remote shops end where shops in one process do', async () => {
   await writeKeys(join(place.folder, 'keys'), keys, { force: false });
   const key = (name: string) => join(place.folder, 'keys', name);
   const there = await config({ ...settings, name: 'there', groups: small });
-  const listening = Promise.withResolvers<string>();
-  const served = serve(await loadConfig(there, [], { remote: true }), {
-    host: '127.0.0.1',
-    port: 0,
-    tokens: key('tokens.json'),
-    deadlineSeconds: 60,
-    waitSeconds: 60,
-    firstLayer: 0,
-    maxBytes: 2 ** 30,
-    maxTokens: 65_536,
-    logLevel: 'silent',
-    onListening: listening.resolve,
-  });
-  served.catch(listening.reject);
-  const address = await listening.promise;
+  const remote = await loadConfig(there, [], { remote: true });
+  const { served, address } = await servedHere(remote, key('tokens.json'));
   const joined = small.map(({ name, path, domain }) =>
     joinRun({
       server: address,

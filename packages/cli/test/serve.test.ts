@@ -6,7 +6,8 @@ import { importDataset } from '@fellrec/recsys';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { loadConfig } from '../src/config.ts';
 import { silent } from '../src/progress.ts';
-import { type ServeOptions, serve } from '../src/serve.ts';
+import type { ServeOptions } from '../src/serve.ts';
+import { servedHere } from './served.ts';
 import { embeddedModel, fellrec, filesOf, interactions, items, type Workspace, workspace } from './shared.ts';
 
 let place: Workspace;
@@ -30,22 +31,7 @@ type Watched = Pick<ServeOptions, 'resume' | 'signal' | 'progress'>;
 /** Starts a server, in this process. */
 async function serverOf(name: string, o: Watched) {
   const config = await loadConfig(await place.config({ name }), [], { remote: true });
-  const listening = Promise.withResolvers<string>();
-  const served = serve(config, {
-    host: '127.0.0.1',
-    port: 0,
-    tokens: key('tokens.json'),
-    deadlineSeconds: 60,
-    waitSeconds: 60,
-    firstLayer: 0,
-    maxBytes: 2 ** 30,
-    maxTokens: 65_536,
-    logLevel: 'silent',
-    onListening: listening.resolve,
-    ...o,
-  });
-  served.catch(listening.reject);
-  return { served, address: await listening.promise };
+  return servedHere(config, key('tokens.json'), o);
 }
 
 /** Starts a run and stops it as soon as it has begun; its client does nothing. Returns what the server said. */
