@@ -27,8 +27,8 @@ const partition = z
   ])
   .describe('Which user belongs to which client');
 
-/** Letters and digits: it becomes part of names of folders. */
-const label = z
+/** It becomes part of names of folders. */
+export const label = z
   .string()
   .regex(/^[\p{L}\p{N}_-]{1,64}$/u, '1 to 64 letters, digits, "-" and "_": it names clients');
 

@@ -24,6 +24,7 @@ import {
 } from '@fellrec/recsys';
 import { type AnyCheckpoint, type Backend, openAny, openBackend } from './backends.ts';
 import { applySetting, assertForRemote, type Config, ConfigError, parseConfig } from './config.ts';
+import { label } from './config-schema.ts';
 import { runtimeOf, trainOptions } from './experiment.ts';
 import { type GroupConfig, groupConfigs } from './groups.ts';
 import { type Progress, silent } from './progress.ts';
@@ -116,7 +117,7 @@ function assertOwn({ set = [], group }: JoinOptions): void {
     throw new ConfigError(
       `join: --set ${foreign.join(' ')}: a client has its own domain.* and recformer.attributes; everything else is the server's`,
     );
-  if (group !== undefined && !/^[\p{L}\p{N}_-]{1,64}$/u.test(group))
+  if (group !== undefined && !label.safeParse(group).success)
     throw new ConfigError('join: --group: 1 to 64 letters, digits, "-" and "_"');
 }
 
