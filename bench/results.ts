@@ -1,6 +1,7 @@
 // The tables of docs/results.md that compare methods, from runs' files: what is missing is trained first, and a run that
 // was stopped goes on.
 //   npx node --conditions=source bench/results.ts [--data data] [--models models] [--runs runs] [--cache FOLDER] [--only NAME]
+//     [--threads COUNT]
 // It writes what stands between `<!-- NAME -->` and `<!-- /NAME -->` there. After each seed the page is up to date.
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
@@ -41,6 +42,7 @@ const { values } = parseArgs({
     runs: { type: 'string', default: 'runs' },
     cache: { type: 'string', default: '.cache/fellrec' },
     only: { type: 'string' },
+    threads: { type: 'string' },
   },
 });
 const root = fileURLToPath(new URL('..', import.meta.url));
@@ -192,6 +194,7 @@ for (const { name, runs = name, baseline = 'fedavg', config: file, data, model, 
     `name=${runs}`,
     `runs=${resolve(values.runs)}`,
     `cache=${resolve(values.cache)}`,
+    ...(values.threads === undefined ? [] : [`threads=${values.threads}`]),
     ...(model === undefined ? [] : [`model.path=${resolve(values.models, model)}`]),
   ];
   const config = withData(await loadConfig(join(root, file), places), data);
