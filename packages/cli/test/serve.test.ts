@@ -6,7 +6,7 @@ import { importDataset } from '@fellrec/recsys';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { loadConfig } from '../src/config.ts';
 import { silent } from '../src/progress.ts';
-import type { ServeOptions } from '../src/serve.ts';
+import type { ServeOptions } from '../src/serve/options.ts';
 import { servedHere } from './served.ts';
 import { embeddedModel, fellrec, filesOf, interactions, items, type Workspace, workspace } from './shared.ts';
 

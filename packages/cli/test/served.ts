@@ -1,6 +1,7 @@
 // A server in the test's own process.
 import type { Config } from '../src/config.ts';
-import { type ServeOptions, serve } from '../src/serve.ts';
+import type { ServeOptions } from '../src/serve/options.ts';
+import { serve } from '../src/serve/serve.ts';
 import type { RunResult } from '../src/train.ts';
 
 /** Starts it on a free port and waits until it listens. */

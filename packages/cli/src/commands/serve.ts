@@ -1,7 +1,8 @@
 import { ConfigError, loadConfig } from '../config.ts';
 import { print } from '../output.ts';
 import { progressOn } from '../progress.ts';
-import { type ServeOptions, serve } from '../serve.ts';
+import type { ServeOptions } from '../serve/options.ts';
+import { serve } from '../serve/serve.ts';
 import { addReport, describeRun } from './train.ts';
 
 export interface ServeFlags {

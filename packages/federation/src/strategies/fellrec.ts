@@ -33,8 +33,8 @@ export function fellrec({
   heating,
   neighbours,
 }: FellrecOptions): Strategy {
-  const { sharpness = 25, smoothing = 0 } = form;
-  if (!(sharpness > 0 && Number.isFinite(sharpness)))
+  const { sharpness, smoothing = 0 } = form;
+  if (sharpness !== undefined && !(sharpness > 0 && Number.isFinite(sharpness)))
     throw new Error(`fellrec: the sharpness is ${sharpness}; it must be a number above 0`);
   if (!(smoothing >= 0 && smoothing < 1))
     throw new Error(`fellrec: the smoothing is ${smoothing}; it can be 0 or more, and less than 1`);

@@ -1,0 +1,209 @@
+// The server of a run whose clients are elsewhere: it hands out tasks, computes the middle layers, mixes parameters and
+// keeps the run's folder. It has no data.
+import {
+  type Client,
+  createRun,
+  type FederationEvent,
+  federate,
+  openRun,
+  type RunStore,
+} from '@fellrec/federation';
+import { nodeRuntime, rowProducts } from '@fellrec/graph';
+import {
+  authenticator,
+  beforeRun,
+  openRecording,
+  Phase,
+  type Recording,
+  type RemoteClient,
+  type RunState,
+  readTokens,
+  runStateAfter,
+  type ServerMetrics,
+  serverMetrics,
+} from '@fellrec/network';
+import { type ModelParts, openModel } from '../backends.ts';
+import { type Config, ConfigError, usesGroups } from '../config.ts';
+import { type ItemTables, itemTables } from '../item-tables.ts';
+import { type Progress, silent } from '../progress.ts';
+import { holds } from '../split.ts';
+import { runDirectory } from '../stored-run.ts';
+import { strategyOf } from '../strategy.ts';
+import { type RunResult, writeResult } from '../train.ts';
+import { type OpenServer, open } from './listening.ts';
+import { begunBy, membersOf } from './members.ts';
+import { assertOptions, type ServeOptions } from './options.ts';
+import { resultOf, test } from './tested.ts';
+
+/** The server was told to stop before the run was over. */
+class Stopped extends Error {}
+
+export async function serve(config: Config, o: ServeOptions): Promise<RunResult> {
+  const strategy = strategyOf(config);
+  if (strategy.showsOthers)
+    throw new ConfigError(
+      `serve: under ${strategy.name} every client gets all others' adapters as they are, which remote ones must not; take another strategy, or clients in this process`,
+    );
+  const started = performance.now();
+  const progress = o.progress ?? silent;
+  const tokens = o.tokens === undefined ? undefined : await readTokens(o.tokens);
+  const identities = authenticator({ ...(tokens && { tokens }), clientCa: o.clientCa !== undefined });
+  const directory = runDirectory(config);
+  const begun = await begunBy(directory, o);
+  if (o.resume && !begun) progress.line(`no run has begun in ${directory}: a new one starts`);
+  const expected = begun ? [...begun.keys()] : (o.clients ?? identities.clients);
+  assertOptions(o, expected);
+  const quorum = o.quorum ?? expected.length;
+  // It shares the cores with what else runs here, and has several programs itself.
+  const runtime = nodeRuntime({ ...(config.threads && { threads: config.threads }), spinning: false });
+  const model = await openModel(config, runtime);
+  const record = recordOf(config, model);
+  let store: RunStore | undefined;
+  let recording: Recording | undefined;
+  let server: OpenServer | undefined;
+  const metrics = serverMetrics(() => server?.readings());
+  let state: RunState = { ...beforeRun, rounds: config.federation.rounds };
+  const { stopped, work } = stopping(o.signal);
+  try {
+    // Before it listens: a run that cannot go on has no use for clients.
+    if (begun) store = await openRun(directory, model.format, record);
+    if (o.record !== undefined) recording = await openRecorder(o.record, progress);
+    server = await open(
+      config,
+      model,
+      {
+        ...o,
+        expected,
+        quorum,
+        known: begun,
+        recording,
+        onFailed: (client, reason) => progress.line(`${client} failed and left: ${reason}`),
+      },
+      identities,
+      metrics,
+      () => state,
+    );
+    o.onListening?.(server.listening.address);
+    const clients = await Promise.race([server.federation.joined(), stopped]);
+    const nowhere = clients.filter(({ facts }) => facts.group === undefined).map(({ name }) => name);
+    if (usesGroups(config) && nowhere.length > 0)
+      throw new Error(
+        `serve: ${nowhere.join(', ')} said no group, and averages are inside groups; join with --group`,
+      );
+    store ??= await createRun(
+      directory,
+      { config: record, clients: membersOf(clients), force: o.force ?? false },
+      model.format,
+    );
+    const products = rowProducts(runtime);
+    try {
+      const all = await model.initialParameters(config.seed);
+      const held = clients.map(({ facts }) => holds(config, facts.layersKept, model.layers.model.layerCount));
+      const initial = new Map([...all].filter(([name]) => held.some((holds) => holds(name))));
+      const tables = itemTables(config, store, initial);
+      const resume = await store.state();
+      const events = federate({
+        clients: clients.map((client) => atWork(client, tables, work)),
+        strategy,
+        initial,
+        rounds: config.federation.rounds,
+        patience: config.federation.patience,
+        participation: { quorum: Math.min(quorum, clients.length), deadlineSeconds: o.deadlineSeconds },
+        ...(resume && { resume }),
+        products,
+        spill: { directory: store.directory },
+      });
+      try {
+        for (;;) {
+          const next = await Promise.race([events.next(), stopped]);
+          if (next.done) break;
+          await store.record(next.value);
+          state = runStateAfter(state, next.value);
+          watch(metrics, next.value);
+          progress.event(next.value);
+        }
+      } finally {
+        // Of a round that does not end, nothing may go on, its deadline least of all.
+        await events.return();
+      }
+      state = { ...state, phase: Phase.TESTING, delivered: 0 };
+      const onTested = () => {
+        state = { ...state, delivered: state.delivered + 1 };
+        progress.report('tested clients', state.delivered, clients.length);
+      };
+      const tested = test(clients, store, tables, initial, held, o, quorum < expected.length, onTested);
+      const result = await resultOf(config, store, await Promise.race([tested, stopped]), started);
+      await writeResult(result);
+      state = { ...state, phase: Phase.FINISHED };
+      server.federation.finish();
+      await Promise.race([server.left(), stopped]);
+      return result;
+    } finally {
+      await products.dispose();
+    }
+  } finally {
+    await store?.close();
+    await server?.close();
+    await recording?.close();
+    await model.layers.release();
+  }
+}
+
+/** What config.json says: data is the clients' affair. */
+function recordOf({ data: _, ...settings }: Config, { checkpoint }: ModelParts): object {
+  return { ...settings, modelHash: checkpoint.hash, clients: 'remote' };
+}
+
+async function openRecorder(folder: string, progress: Progress): Promise<Recording> {
+  const recording = await openRecording({ folder, onNote: progress.line });
+  progress.line(
+    `recording all that clients send, states and adapters included, to ${folder}: keep it as their data, for an audit of this server only`,
+  );
+  return recording;
+}
+
+/** A client whose work ends with a signal, and whose item vectors may be those of an earlier round. */
+function atWork(client: RemoteClient, tables: ItemTables, work: AbortSignal): Client {
+  const { name, samples, facts } = client;
+  const until = (signal = work) => AbortSignal.any([signal, work]);
+  return {
+    name,
+    samples,
+    ...(facts.group !== undefined && { group: facts.group }),
+    ...(client.holds && { holds: client.holds }),
+    async train(parameters, context) {
+      const items = await tables.of(name, context.round);
+      return client.train(parameters, { ...context, ...(items && { items }), signal: until(context.signal) });
+    },
+    async evaluate(parameters, context) {
+      const items = await tables.of(name, context.round + 1);
+      return client.evaluate(parameters, {
+        ...context,
+        ...(items && { items }),
+        signal: until(context.signal),
+      });
+    },
+  };
+}
+
+function watch(metrics: ServerMetrics, event: FederationEvent): void {
+  if (event.type === 'round-started') metrics.round.set(event.round);
+  if (event.type === 'round-finished') metrics.rounds.inc();
+}
+
+/** Told to stop, `stopped` rejects, and the signal of the clients' work is aborted. */
+function stopping(signal: AbortSignal | undefined): {
+  readonly stopped: Promise<never>;
+  readonly work: AbortSignal;
+} {
+  const { promise: stopped, reject } = Promise.withResolvers<never>();
+  const work = new AbortController();
+  const stop = () => {
+    work.abort(new Error('the server was stopped'));
+    reject(new Stopped('serve: stopped; complete rounds are safe, go on with --resume'));
+  };
+  if (signal?.aborted) stop();
+  signal?.addEventListener('abort', stop, { once: true });
+  stopped.catch(() => {});
+  return { stopped, work: work.signal };
+}
