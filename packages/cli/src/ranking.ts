@@ -4,11 +4,14 @@ import {
   type Baseline,
   type Catalogue,
   cachedVectors,
-  chooseGamma,
+  chooseGammas,
+  type Evaluated,
   type EvaluateOptions,
+  evaluatedEach,
   fitCooccurrence,
   fitPopularity,
   fitSasrec,
+  type Injection,
   type RankingMode,
   type Recommender,
   type Sample,
@@ -34,12 +37,61 @@ export interface Ranker {
 export type RankingOptions = Required<Pick<EvaluateOptions, 'seed' | 'maskHistory' | 'ranking'>> &
   Pick<EvaluateOptions, 'injection' | 'items'>;
 
-/** Has something ranked as configured, with these parameters (and those of the item vectors, where these are others). */
-export async function withRankingOptions<T>(
+/** A client's parameters, and those of its item vectors where these are others. */
+export interface Asked {
+  readonly parameters: NamedTensors;
+  readonly items?: NamedTensors | undefined;
+}
+
+/** Has something ranked as configured. */
+export function withRankingOptions<T>(
   config: Config,
-  { recommender, users, catalogue, validation }: Ranker,
-  { parameters, items }: { readonly parameters: NamedTensors; readonly items?: NamedTensors | undefined },
+  ranker: Ranker,
+  asked: Asked,
   use: (options: RankingOptions) => Promise<T>,
+): Promise<T> {
+  return withInjections(config, [config.ranking.inject], ranker, asked, ([options]) => use(options!));
+}
+
+export interface InjectionsOptions {
+  readonly samples: readonly Sample[];
+  readonly injections: readonly (Statistics | undefined)[];
+  readonly onProgress: (done: number) => void;
+}
+
+/** Has samples ranked as configured, with each of the injections in turn, by one scoring; and how long each takes. */
+export async function evaluateInjections(
+  config: Config,
+  ranker: Ranker,
+  asked: Asked,
+  { samples, injections, onProgress }: InjectionsOptions,
+): Promise<(Evaluated & { readonly seconds: number })[]> {
+  const started = performance.now();
+  return withInjections(config, injections, ranker, asked, async (each) => {
+    const { injection: _, ...options } = each[0]!;
+    const chosen = performance.now();
+    const found = await evaluatedEach(
+      ranker.recommender.score(samples, asked.parameters, { ...options, onProgress }),
+      samples,
+      each.map(({ injection }) => injection),
+      options,
+    );
+    const ended = performance.now();
+    // What is injected is fitted, and its gamma chosen, before.
+    return found.map((own, i) => ({
+      ...own,
+      seconds: (ended - (injections[i] === undefined ? chosen : started)) / 1000,
+    }));
+  });
+}
+
+/** Options that differ in what is injected; all gammas are chosen by one scoring of the validation samples. */
+async function withInjections<T>(
+  config: Config,
+  injections: readonly (Statistics | undefined)[],
+  { recommender, users, catalogue, validation }: Ranker,
+  { parameters, items }: Asked,
+  use: (options: readonly RankingOptions[]) => Promise<T>,
 ): Promise<T> {
   const { ranking: configured, seed, evaluation } = config;
   const fitted = new Map<Statistics, Baseline>();
@@ -48,12 +100,17 @@ export async function withRankingOptions<T>(
     fitted.set(name, known);
     return known;
   };
-  const injectionOf = async (inject: Statistics, options: RankingOptions) => {
-    const of = await statistics(inject);
+  const injectionsWith = async (options: RankingOptions): Promise<Map<Statistics, Injection>> => {
+    const names = [...new Set(injections)].filter((name) => name !== undefined);
+    if (names.length === 0) return new Map();
+    const methods: Baseline[] = [];
+    for (const name of names) methods.push(await statistics(name));
     const { gamma } = configured;
-    if (gamma !== 'validation') return { of, gamma };
-    const found = recommender.score(validation, parameters, options);
-    return { of, gamma: await chooseGamma(validation, found, of, options) };
+    const gammas =
+      gamma === 'validation'
+        ? await chooseGammas(validation, recommender.score(validation, parameters, options), methods, options)
+        : names.map(() => gamma);
+    return new Map(names.map((name, i) => [name, { of: methods[i]!, gamma: gammas[i]! }]));
   };
   try {
     const options = {
@@ -62,8 +119,10 @@ export async function withRankingOptions<T>(
       ranking: await modeOf(configured, statistics),
       ...(items && { items }),
     };
-    const { inject } = configured;
-    return await use(inject ? { ...options, injection: await injectionOf(inject, options) } : options);
+    const found = await injectionsWith(options);
+    return await use(
+      injections.map((name) => (name ? { ...options, injection: found.get(name)! } : options)),
+    );
   } finally {
     for (const baseline of fitted.values()) await baseline.dispose();
   }

@@ -13,6 +13,7 @@ import {
 import { type UserMetrics, writeUserMetrics } from './compare/user-metrics.ts';
 import { type Config, ConfigError } from './config.ts';
 import {
+  type ClientData,
   type Experiment,
   type Group,
   initialParameters,
@@ -27,7 +28,7 @@ import { groupConfigs, userKey } from './groups.ts';
 import { itemTables } from './item-tables.ts';
 import { type MixingResult, mixingResult } from './mixing.ts';
 import { type Progress, silent } from './progress.ts';
-import { withRankingOptions } from './ranking.ts';
+import { type Asked, withRankingOptions } from './ranking.ts';
 import { changesOf, openStored, readPartition, readRun, runDirectory } from './stored-run.ts';
 import { federationStart, recommendingWith, strategyOf } from './strategy.ts';
 
@@ -152,23 +153,40 @@ export async function evaluate(
   const run = await readRun(directory);
   const experiment = await openStored(directory, { ...run, config: override(run.config) }, progress.report);
   try {
-    return (await evaluateStored(directory, experiment, progress)).result;
+    const store = await openRun(directory, storeFormat(experiment));
+    try {
+      return (await evaluateRun(experiment, store, directory, progress, performance.now())).result;
+    } finally {
+      await store.close();
+    }
   } finally {
     await experiment.dispose();
   }
 }
 
-/** What each test user gets of a run's best parameters, when it ranks as the experiment says. */
-export async function evaluateStored(
-  directory: string,
+/** A client, and what it recommends with. */
+export interface TrainedClient extends Asked {
+  readonly client: ClientData;
+  /** From 0; undefined if it has what it began with. */
+  readonly bestRound: number | undefined;
+}
+
+/** Of all clients of a run, in their order. */
+export async function* trainedClients(
   experiment: Experiment,
-  progress: Progress,
-): Promise<{ readonly result: RunResult; readonly users: UserMetrics }> {
-  const store = await openRun(directory, storeFormat(experiment));
-  try {
-    return await evaluateRun(experiment, store, directory, progress, performance.now());
-  } finally {
-    await store.close();
+  store: RunStore,
+): AsyncGenerator<TrainedClient> {
+  const { config, clients } = experiment;
+  const initial = await initialParameters(experiment);
+  const tables = itemTables(config, store, initial);
+  for (const client of clients) {
+    const best = await store.best(client.name);
+    yield {
+      client,
+      bestRound: best?.round,
+      parameters: best ? recommendingWith(config, best.parameters) : startOf(client, initial),
+      items: best && (await tables.of(client.name, best.round + 1)),
+    };
   }
 }
 
@@ -181,24 +199,19 @@ async function evaluateRun(
 ): Promise<{ readonly result: RunResult; readonly users: UserMetrics }> {
   const { config, clients } = experiment;
   const history = await store.history();
-  const initial = await initialParameters(experiment);
-  const tables = itemTables(config, store, initial);
   const total = clients.reduce((n, { test }) => n + test.length, 0);
   const users = new Map<string, Metrics>();
   let truncatedTests = 0;
   const results: ClientResult[] = [];
   const perClient = new Map<string, Metrics>();
-  for (const client of clients) {
+  for await (const { client, bestRound, ...asked } of trainedClients(experiment, store)) {
     const { name, group, users: own, train: samples, test, truncated } = client;
-    const best = await store.best(name);
     const before = users.size;
-    const parameters = best ? recommendingWith(config, best.parameters) : startOf(client, initial);
-    const items = best && (await tables.of(name, best.round + 1));
     const found =
       test.length === 0
         ? undefined
-        : await withRankingOptions(config, rankerOf(client), { parameters, items }, async (options) => ({
-            ...(await client.recommender.evaluate(test, parameters, {
+        : await withRankingOptions(config, rankerOf(client), asked, async (options) => ({
+            ...(await client.recommender.evaluate(test, asked.parameters, {
               ...options,
               onProgress: (done) => progress.report('test users', before + done, total),
             })),
@@ -216,7 +229,7 @@ async function evaluateRun(
       trainSamples: samples.length,
       testUsers: test.length,
       ...(losses.length > 0 && { firstLoss: losses[0]!, lastLoss: losses.at(-1)! }),
-      ...(best && { bestRound: best.round + 1 }),
+      ...(bestRound !== undefined && { bestRound: bestRound + 1 }),
       truncated,
       ...(gamma !== undefined && { gamma }),
       metrics,

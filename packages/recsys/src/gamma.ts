@@ -9,26 +9,28 @@ import type { Sample } from './samples.ts';
 export const gammas = [0, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 99] as const;
 
 /**
- * The gamma with the highest mean NDCG@10 of the samples' targets; of equal ones the smallest, and 0 without samples.
- * `found` are the samples' scores without injection.
+ * For each method that may be injected the gamma with the highest mean NDCG@10 of the samples' targets; of equal ones the
+ * smallest, and 0 without samples. `found` are the samples' scores without injection.
  */
-export async function chooseGamma(
+export async function chooseGammas(
   samples: readonly Sample[],
   found: AsyncIterable<Scored>,
-  of: ItemScorer,
+  methods: readonly ItemScorer[],
   options: { readonly seed: number; readonly maskHistory?: boolean },
-): Promise<number> {
-  const gains = gammas.map(() => 0);
+): Promise<number[]> {
+  const gains = methods.map(() => gammas.map(() => 0));
   let index = 0;
   for await (const scored of found) {
     const sample = samples[index]!;
-    const others = (await of.score([sample])).data;
-    for (const [g, gamma] of gammas.entries()) {
-      const items = listOf(combined(scored, others, gamma), sample, index, { ...options, k: 10 });
-      const ranked = items.map(({ item }) => item);
-      gains[g]! += metricsOf(ranked, sample.targets)['ndcg@10']!;
+    for (const [m, method] of methods.entries()) {
+      const others = (await method.score([sample])).data;
+      for (const [g, gamma] of gammas.entries()) {
+        const items = listOf(combined(scored, others, gamma), sample, index, { ...options, k: 10 });
+        const ranked = items.map(({ item }) => item);
+        gains[m]![g]! += metricsOf(ranked, sample.targets)['ndcg@10']!;
+      }
     }
     index++;
   }
-  return gammas[gains.indexOf(Math.max(...gains))]!;
+  return gains.map((own) => gammas[own.indexOf(Math.max(...own))]!);
 }

@@ -12,7 +12,8 @@ export { datasetHash, readDataset, writeUsers } from './data/folder.ts';
 export { type ImportOptions, importDataset } from './data/import.ts';
 export { type Dataset, type DatasetStats, datasetStats, type SplitName, type User } from './dataset.ts';
 export { type Floor, floorMetrics, floors, popularity } from './floors.ts';
-export { chooseGamma } from './gamma.ts';
+export { chooseGammas } from './gamma.ts';
+export { evaluatedEach } from './lists.ts';
 export { cutoffs, type Metrics, meanMetrics, metricsOf, type Spread, spread } from './metrics.ts';
 export {
   joinPartitions,
@@ -28,7 +29,9 @@ export { type RecformerOptions, recformer } from './recformer/recommender.ts';
 export { type ItemTableSchedule, tableRound } from './recformer/schedule.ts';
 export { itemText } from './recformer/text.ts';
 export type {
+  Evaluated,
   EvaluateOptions,
+  Injection,
   RankingMode,
   Recommendation,
   Recommended,

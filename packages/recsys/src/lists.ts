@@ -4,37 +4,59 @@ import { evaluated, evaluatedItems } from './evaluation.ts';
 import { injected } from './injection.ts';
 import { rank, ranked } from './ranking.ts';
 import type {
+  Evaluated,
+  Injection,
   Query,
   Recommendation,
   Recommended,
   Recommender,
   RecommendOptions,
   Scored,
+  ScoreOptions,
 } from './recommender.ts';
+import type { Sample } from './samples.ts';
 
 /** What a recommender does with its scores. */
 export function listing(score: Recommender['score']): Pick<Recommender, 'score' | 'recommend' | 'evaluate'> {
-  const recommend: Recommender['recommend'] = async (queries, parameters, o) => {
-    const found: Recommended[] = [];
-    for await (const scored of score(queries, parameters, o)) {
-      const index = found.length;
-      const query = queries[index]!;
-      const combined = o.injection ? await injected(scored, query, o.injection) : scored;
-      const { answer, dropped } = scored;
-      found.push({
-        items: listOf(combined, query, index, o),
-        ...(answer !== undefined && { answer }),
-        dropped,
-      });
-    }
-    return found;
-  };
   return {
     score,
-    recommend,
+    recommend: async (queries, parameters, o) =>
+      (await lists(score(queries, parameters, o), queries, [o.injection], o))[0]!,
     evaluate: async (samples, parameters, o) =>
-      evaluated(await recommend(samples, parameters, { ...o, k: evaluatedItems }), samples),
+      (await evaluatedEach(score(samples, parameters, o), samples, [o.injection], o))[0]!,
   };
+}
+
+/** What each of the injections, or none of them, makes of the same scores of the samples. */
+export async function evaluatedEach(
+  found: AsyncIterable<Scored>,
+  samples: readonly Sample[],
+  injections: readonly (Injection | undefined)[],
+  o: Pick<ScoreOptions, 'seed' | 'maskHistory'>,
+): Promise<Evaluated[]> {
+  const ranked = await lists(found, samples, injections, { ...o, k: evaluatedItems });
+  return ranked.map((own) => evaluated(own, samples));
+}
+
+async function lists(
+  found: AsyncIterable<Scored>,
+  queries: readonly Query[],
+  injections: readonly (Injection | undefined)[],
+  o: Pick<RecommendOptions, 'k' | 'seed' | 'maskHistory'>,
+): Promise<Recommended[][]> {
+  const ranked = injections.map((): Recommended[] => []);
+  let index = 0;
+  for await (const scored of found) {
+    const query = queries[index]!;
+    const { answer, dropped } = scored;
+    for (const [i, injection] of injections.entries()) {
+      const combined = injection ? await injected(scored, query, injection) : scored;
+      const items = listOf(combined, query, index, o);
+      ranked[i]!.push({ items, ...(answer !== undefined && { answer }), dropped });
+    }
+    index++;
+  }
+  return ranked;
 }
 
 /** The best items of query `index`: those that come first, then the others by their scores. */

@@ -3,7 +3,7 @@ import { float32 } from '@fellrec/graph';
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { fitPopularity } from '../src/baselines/popularity.ts';
-import { chooseGamma, gammas } from '../src/gamma.ts';
+import { chooseGammas, gammas } from '../src/gamma.ts';
 import { combined } from '../src/injection.ts';
 import { listOf } from '../src/lists.ts';
 import type { Scored } from '../src/recommender.ts';
@@ -99,11 +99,14 @@ describe('gamma', () => {
         ),
     });
     // The recommender likes 2 before 1 and 0 (3 is seen); with much of the other method these come first.
-    const better = await chooseGamma(samples, found([0, 1, 2, 3]), likes([0, 1]), { seed: 1 });
+    const [better, useless] = await chooseGammas(samples, found([0, 1, 2, 3]), [likes([0, 1]), likes([2])], {
+      seed: 1,
+    });
     expect(gammas).toContain(better);
     expect(better).toBeGreaterThan(0);
-    expect(await chooseGamma(samples, found([3, 3, 1, 0]), likes([2]), { seed: 1 })).toBe(0);
-    expect(await chooseGamma([], (async function* () {})(), likes([]), { seed: 1 })).toBe(0);
+    expect(useless).toBe(0);
+    expect(await chooseGammas(samples, found([3, 3, 1, 0]), [likes([2])], { seed: 1 })).toEqual([0]);
+    expect(await chooseGammas([], (async function* () {})(), [likes([])], { seed: 1 })).toEqual([0]);
   });
 });
 

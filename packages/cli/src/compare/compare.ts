@@ -16,7 +16,7 @@ import {
   type TrainedMethod,
   unranked,
 } from './methods.ts';
-import { storeRanked, storeRanking } from './rankings.ts';
+import { type RankedMethod, storeRanked, storeRanking } from './rankings.ts';
 import type { Comparison } from './result.ts';
 import { hasBegun, isStored, readTrial } from './trials.ts';
 
@@ -64,7 +64,8 @@ export async function compare(config: Config, o: CompareOptions): Promise<Compar
             const training = isRanked(method) ? shared.sharing(base, experiment.partition) : experiment;
             await train(base, { resume: hasBegun(trained), experiment: training, progress });
           }
-          if (isRanked(method)) await storeRanked(method, directory, trained, experiment, progress);
+          if (isRanked(method))
+            await storeRanked(await scoredAlike(config, method, o, seed), trained, experiment, progress);
         });
         if (failure === undefined) trials.push(await readTrial(directory, method));
         else {
@@ -77,6 +78,24 @@ export async function compare(config: Config, o: CompareOptions): Promise<Compar
     await opened?.dispose();
   }
   return compared(trials, o.baseline);
+}
+
+/** A method, and those not there yet that differ from it in what they inject only. */
+async function scoredAlike(
+  config: Config,
+  method: Ranked,
+  { methods }: CompareOptions,
+  seed: number,
+): Promise<RankedMethod[]> {
+  const { mode } = methodConfig(config, method, seed).ranking;
+  const alike: RankedMethod[] = [];
+  for (const other of methods) {
+    if (!isRanked(other) || unranked(other) !== unranked(method)) continue;
+    const own = methodConfig(config, other, seed);
+    if (own.ranking.mode === mode && !(await isStored(runDirectory(own), other, own)))
+      alike.push({ method: other, config: own });
+  }
+  return alike;
 }
 
 /** Why it failed; undefined if it did not. */

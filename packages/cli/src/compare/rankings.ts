@@ -1,6 +1,6 @@
 // Methods without rounds: the start as it is, floors, and recommenders that learn from everybody's histories at once.
 import { join } from 'node:path';
-import { placeWhole, writeWhole } from '@fellrec/federation';
+import { openRun, placeWhole, writeWhole } from '@fellrec/federation';
 import {
   type Baseline,
   evaluateBaseline,
@@ -11,12 +11,13 @@ import {
   type Sample,
 } from '@fellrec/recsys';
 import type { Config } from '../config.ts';
-import { type Experiment, type Group, runtimeOf } from '../experiment.ts';
+import { type Experiment, type Group, rankerOf, runtimeOf, storeFormat } from '../experiment.ts';
 import { userKey } from '../groups.ts';
 import type { Progress } from '../progress.ts';
-import { withRankingOptions } from '../ranking.ts';
+import { evaluateInjections, withRankingOptions } from '../ranking.ts';
 import { readIfThere } from '../read-if-there.ts';
-import { evaluateStored } from '../train.ts';
+import { runDirectory } from '../stored-run.ts';
+import { trainedClients } from '../train.ts';
 import { type Ranked, type Ranking, unranked } from './methods.ts';
 import { type UserMetrics, writeUserMetrics } from './user-metrics.ts';
 
@@ -105,25 +106,53 @@ export async function storeRanking(
   });
 }
 
-/** Ranks with the parameters of a run that was trained, as the experiment is configured to. */
+/** A method that ranks otherwise than the run whose parameters it has, and its configuration. */
+export interface RankedMethod {
+  readonly method: Ranked;
+  readonly config: Config;
+}
+
+/** Ranks with the parameters of a run that was trained, by methods that differ in what they inject: by one scoring. */
 export async function storeRanked(
-  method: Ranked,
-  directory: string,
+  methods: readonly RankedMethod[],
   run: string,
   experiment: Experiment,
   progress: Progress,
 ): Promise<void> {
-  const { config, data, modelHash } = experiment;
-  const started = performance.now();
-  const { users } = await evaluateStored(run, experiment, progress);
-  await placeRanking(directory, users, {
-    ranking: method,
-    settings: rankedSettings(config),
-    seed: config.seed,
-    data,
-    model: { path: config.model.path, hash: modelHash },
-    seconds: (performance.now() - started) / 1000,
-  });
+  const { config, data, modelHash, clients } = experiment;
+  const total = clients.reduce((n, { test }) => n + test.length, 0);
+  const found = methods.map(() => ({ users: new Map<string, Metrics>(), seconds: 0 }));
+  const store = await openRun(run, storeFormat(experiment));
+  try {
+    for await (const { client, ...asked } of trainedClients(experiment, store)) {
+      const { test: samples, group } = client;
+      if (samples.length === 0) continue;
+      const before = found[0]!.users.size;
+      const injections = methods.map((one) => one.config.ranking.inject);
+      const onProgress = (done: number) => progress.report('test users', before + done, total);
+      const each = await evaluateInjections(config, rankerOf(client), asked, {
+        samples,
+        injections,
+        onProgress,
+      });
+      for (const [m, { metrics, seconds }] of each.entries()) {
+        for (const [i, { user }] of samples.entries())
+          found[m]!.users.set(userKey(group.name, user), metrics[i]!);
+        found[m]!.seconds += seconds;
+      }
+    }
+  } finally {
+    await store.close();
+  }
+  for (const [m, { method, config: own }] of methods.entries())
+    await placeRanking(runDirectory(own), found[m]!.users, {
+      ranking: method,
+      settings: rankedSettings(own),
+      seed: own.seed,
+      data,
+      model: { path: own.model.path, hash: modelHash },
+      seconds: found[m]!.seconds,
+    });
 }
 
 async function placeRanking(directory: string, users: UserMetrics, stored: StoredRanking): Promise<void> {
