@@ -8,6 +8,7 @@ import { cpus, tmpdir } from 'node:os';
 import { parseArgs } from 'node:util';
 import { fellrec, type Products } from '../packages/federation/src/index.ts';
 import { onDisk } from '../packages/federation/src/parameters/disk.ts';
+import { cosines } from '../packages/federation/src/similarity.ts';
 import { float32, input, matmul, nodeRuntime, rowProducts } from '../packages/graph/src/index.ts';
 
 const { values: given } = parseArgs({
@@ -113,7 +114,8 @@ const writing = clock() - writingStarted;
 const baselineMiB = rssMiB();
 const processorBefore = process.cpuUsage();
 const started = clock();
-const cosines = await parameters.cosines('update');
+const everyone = Array.from({ length: clients }, (_, c) => c);
+const similar = cosines([{ holders: everyone, gram: await parameters.gram('update') }], clients);
 const weighing = clock();
 const strategy = fellrec({
   similarityOn: 'update',
@@ -124,7 +126,7 @@ const reports = Array.from({ length: clients }, (_, c) => ({
   loss: 1 + (c % 9) / 10,
   samples: 100,
 }));
-const { matrix } = strategy.mix(reports, { round: 1, cosines });
+const { matrix } = strategy.mix(reports, { round: 1, cosines: similar });
 seconds.weights = clock() - weighing;
 await parameters.mix(matrix);
 seconds.total = clock() - started;
@@ -141,7 +143,7 @@ const dot = (a: Float64Array, b: Float64Array) => a.reduce((sum, x, k) => sum + 
 for (const [i, a] of updates.entries())
   for (const [j, b] of updates.entries()) {
     const expected = dot(a, b) / Math.sqrt(dot(a, a) * dot(b, b));
-    errors.cosines = Math.max(errors.cosines, Math.abs(expected - cosines[some[i]!]![some[j]!]!));
+    errors.cosines = Math.max(errors.cosines, Math.abs(expected - similar[some[i]!]![some[j]!]!));
   }
 for (const [c, read] of parameters.starts().entries()) {
   const row = new Float32Array(width);

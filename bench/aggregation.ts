@@ -5,6 +5,7 @@
 import { cpus } from 'node:os';
 import { fellrec, plainProducts } from '../packages/federation/src/index.ts';
 import { inMemory } from '../packages/federation/src/parameters/memory.ts';
+import { cosines } from '../packages/federation/src/similarity.ts';
 
 const repetitions = Number(process.argv[2] ?? 30);
 const clients = 5;
@@ -43,7 +44,10 @@ for (let i = 0; i < repetitions; i++) {
   });
   for (const [c, own] of trained.entries()) await parameters.keep(c, own);
   const started = performance.now();
-  const { matrix } = strategy.mix(reports, { round: 1, cosines: await parameters.cosines('update') });
+  const { matrix } = strategy.mix(reports, {
+    round: 1,
+    cosines: cosines([{ holders: [...starts.keys()], gram: await parameters.gram('update') }], clients),
+  });
   const mixed = performance.now();
   await parameters.mix(matrix);
   const ended = performance.now();

@@ -3,7 +3,6 @@
 //   npx node --conditions=source bench/results.ts [--data data] [--models models] [--runs runs] [--cache FOLDER] [--only NAME]
 //     [--threads COUNT]
 // It writes what stands between `<!-- NAME -->` and `<!-- /NAME -->` there. After each seed the page is up to date.
-import { readFileSync, writeFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
@@ -17,6 +16,7 @@ import {
   type Method,
   progressOn,
 } from '@fellrec/cli';
+import { line, place } from './page.ts';
 
 /** A data folder's name, or one for each of the configuration's groups in their order. */
 type DataFolders = string | readonly string[];
@@ -183,7 +183,6 @@ function modes(method: 'centralized' | 'fedavg'): readonly Method[] {
   ];
 }
 
-const page = join(root, 'docs', 'results.md');
 const chosen = studies.filter(({ name }) => values.only === undefined || name === values.only);
 if (chosen.length === 0)
   throw new Error(
@@ -210,17 +209,7 @@ function withData(config: Config, data: DataFolders): Config {
   return { ...config, groups: config.groups!.map((group, i) => ({ ...group, path: folder(data[i]!) })) };
 }
 
-/** Replaces what stands between a name's marks. */
-function place(name: string, text: string): void {
-  const before = readFileSync(page, 'utf8');
-  const [begin, end] = [`<!-- ${name} -->`, `<!-- /${name} -->`];
-  const [from, to] = [before.indexOf(begin), before.indexOf(end)];
-  if (from === -1 || to < from) throw new Error(`results: ${page} has no place "${begin} ... ${end}"`);
-  writeFileSync(page, `${before.slice(0, from + begin.length)}\n${text}\n${before.slice(to)}`);
-}
-
 function markdown({ methods, seeds, baseline }: Comparison): string {
-  const line = (cells: readonly string[]) => `| ${cells.join(' | ')} |`;
   const header = [
     '',
     'R@10',

@@ -7,6 +7,7 @@ export {
   ConfigError,
   loadConfig,
   parseConfig,
+  withRanking,
 } from './config.ts';
 export { configJsonSchema, configSchema } from './config-schema.ts';
 export { type ClientData, type Experiment, openExperiment } from './experiment.ts';
