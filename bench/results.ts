@@ -16,6 +16,8 @@ import {
   type Method,
   progressOn,
 } from '@fellrec/cli';
+import { compared, type Trial } from '../packages/cli/src/compare/compared.ts';
+import { readTrial } from '../packages/cli/src/compare/trials.ts';
 import { line, place } from './page.ts';
 
 /** A data folder's name, or one for each of the configuration's groups in their order. */
@@ -33,6 +35,8 @@ interface Study {
   readonly model?: string;
   readonly methods: readonly Method[];
   readonly seeds: readonly number[];
+  /** Fewer training samples, in as many more epochs: the configuration's own number is the last. */
+  readonly samples?: readonly number[];
 }
 
 const { values } = parseArgs({
@@ -158,6 +162,17 @@ const studies: readonly Study[] = [
     seeds: [1],
   },
   {
+    name: 'samples-smollm2',
+    runs: 'modes-smollm2',
+    config: 'configs/results-modes-smollm2.yaml',
+    data: 'games',
+    model: 'smollm2-135m-instruct',
+    methods: ['centralized', 'centralized+constrained'],
+    baseline: 'centralized',
+    seeds: [1],
+    samples: [256, 1024, 4096],
+  },
+  {
     name: 'modes-silos-smollm2',
     runs: 'silos-smollm2',
     config: 'configs/results-silos-smollm2.yaml',
@@ -188,19 +203,39 @@ if (chosen.length === 0)
   throw new Error(
     `results: no study "${values.only}"; there are ${studies.map(({ name }) => name).join(', ')}`,
   );
-for (const { name, runs = name, baseline = 'fedavg', config: file, data, model, methods, seeds } of chosen) {
+for (const study of chosen) {
+  const { name, config: file, data, model, seeds } = study;
   const places = [
-    `name=${runs}`,
+    `name=${study.runs ?? name}`,
     `runs=${resolve(values.runs)}`,
     `cache=${resolve(values.cache)}`,
     ...(values.threads === undefined ? [] : [`threads=${values.threads}`]),
     ...(model === undefined ? [] : [`model.path=${resolve(values.models, model)}`]),
   ];
   const config = withData(await loadConfig(join(root, file), places), data);
-  for (const [i] of seeds.entries()) {
-    const options = { methods, seeds: seeds.slice(0, i + 1), baseline };
-    place(name, markdown(await compare(config, { ...options, progress: progressOn(process.stderr) })));
+  for (const [i] of seeds.entries()) place(name, markdown(await found(config, study, seeds.slice(0, i + 1))));
+}
+
+async function found(config: Config, study: Study, seeds: readonly number[]): Promise<Comparison> {
+  const { methods, baseline = 'fedavg', samples } = study;
+  const compareWith = (own: Config) =>
+    compare(own, { methods, seeds, baseline, progress: progressOn(process.stderr) });
+  if (!samples) return compareWith(config);
+  const most = samples.at(-1)!;
+  const label = (method: string, count: number) => `${method}, ${count} samples`;
+  const trials: Trial[] = [];
+  for (const count of samples) {
+    const own = await compareWith({
+      ...config,
+      name: count === most ? config.name : `${config.name}-${count}`,
+      data: { ...config.data, trainSamples: count },
+      training: { ...config.training, epochs: (config.training.epochs * most) / count },
+    });
+    for (const { method, runs } of own.methods)
+      for (const { directory } of runs)
+        trials.push({ ...(await readTrial(directory)), method: label(method, count) });
   }
+  return compared(trials, label(baseline, most));
 }
 
 function withData(config: Config, data: DataFolders): Config {
