@@ -105,7 +105,17 @@ const studies: readonly Study[] = [
     config: 'configs/results-ml-100k-minilm.yaml',
     data: 'ml-100k',
     model: 'all-minilm-l6-v2',
-    methods: ['fellrec', 'fedavg', 'uniform', 'fedprox', 'ditto', 'local', 'centralized', ...floors],
+    methods: [
+      'fellrec',
+      'fellrec-samples',
+      'fedavg',
+      'uniform',
+      'fedprox',
+      'ditto',
+      'local',
+      'centralized',
+      ...floors,
+    ],
     seeds: [1, 2, 3],
   },
   {

@@ -296,6 +296,12 @@ export const configSchema = z
         neighbours: count
           .optional()
           .describe('Others that a client mixes in under fellrec, the most similar ones (default: all)'),
+        weighting: z
+          .enum(['clients', 'samples'])
+          .default('clients')
+          .describe(
+            "How clients count under fellrec: all alike, the paper's, or also by their numbers of training samples, as under fedavg",
+          ),
         mu: z
           .number()
           .nonnegative()

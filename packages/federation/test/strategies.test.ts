@@ -145,6 +145,7 @@ const anyFellrecOptions: fc.Arbitrary<FellrecOptions> = fc.record({
     { nil: undefined },
   ),
   heating: fc.oneof(fc.constant(false as const), anyHeating),
+  weighting: fc.constantFrom('clients' as const, 'samples' as const),
 });
 const anyFedampOptions: fc.Arbitrary<FedampOptions> = fc.record({
   alpha: fc.double({ min: 0.01, max: 1e4, noNaN: true }),
@@ -293,6 +294,37 @@ describe('every strategy', () => {
           vectors[0]!.map((_, k) => Math.fround(row.reduce((sum, w, j) => sum + w * vectors[j]![k]!, 0))),
         );
         expectClose((await mixed(mixing, clients)).flat(), expected.flat(), 1e-4);
+      }),
+    );
+  });
+});
+
+describe('weighting by samples', () => {
+  it('weighs each client by its training samples beside its similarity and warmth', async () => {
+    await fc.assert(
+      fc.asyncProperty(anyFellrecOptions, anyUpdates, anyRound, async (options, clients, round) => {
+        const of = (weighting: 'clients' | 'samples') =>
+          mixingOf(fellrec({ ...options, weighting }), clients, { round });
+        const [alike, weighed] = [await of('clients'), await of('samples')];
+        for (const [c, row] of weighed.matrix.entries()) {
+          const scaled = alike.matrix[c]!.map((weight, j) => weight * clients[j]!.samples);
+          const total = scaled.reduce((sum, weight) => sum + weight, 0);
+          expectClose(
+            row,
+            scaled.map((weight) => weight / total),
+            1e-12,
+          );
+        }
+      }),
+    );
+  });
+
+  it('is FedAvg where all are equally similar and warm', async () => {
+    const equal = fellrec({ similarityOn: 'none', heating: false, weighting: 'samples' });
+    await fc.assert(
+      fc.asyncProperty(anyUpdates, async (clients) => {
+        const { matrix } = await mixingOf(equal, clients);
+        expectClose(matrix.flat(), (await mixingOf(fedavg(), clients)).matrix.flat(), 1e-12);
       }),
     );
   });

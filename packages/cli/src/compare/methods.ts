@@ -31,6 +31,8 @@ const trained = {
     similarity: { ...similarity, form: 'relative' },
     heating: false,
   }),
+  /** Clients count by their training samples too, as under FedAvg. */
+  'fellrec-samples': () => ({ strategy: 'fellrec', weighting: 'samples' }),
   /** As HeurFedAMP sharpens them. */
   'fellrec-attention': ({ similarity }) => ({
     strategy: 'fellrec',

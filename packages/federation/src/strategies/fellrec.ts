@@ -24,6 +24,11 @@ export interface FellrecOptions {
   readonly heating: false | Heating;
   /** Each client mixes in this many others, those most similar to it (default: all). */
   readonly neighbours?: number | undefined;
+  /**
+   * 'clients': all count alike, as in the paper (default). 'samples': also in proportion to their training samples, as
+   * under FedAvg, which this is where all are equally similar and warm.
+   */
+  readonly weighting?: 'clients' | 'samples' | undefined;
 }
 
 /** @throws if `sharpness` or `smoothing` is out of its range. */
@@ -32,6 +37,7 @@ export function fellrec({
   similarity: form = { form: 'shifted' },
   heating,
   neighbours,
+  weighting = 'clients',
 }: FellrecOptions): Strategy {
   const { sharpness, smoothing = 0 } = form;
   if (sharpness !== undefined && !(sharpness > 0 && Number.isFinite(sharpness)))
@@ -50,10 +56,11 @@ export function fellrec({
       const similarity = cosines
         ? similarities(smoothed ?? cosines, form)
         : reports.map(() => reports.map(() => 1));
+      const sizes = reports.map(({ samples }) => (weighting === 'samples' ? samples : 1));
       const losses = reports.map(({ loss }) => loss);
       const heated = heating ? warmths(losses, round, heating) : undefined;
       return {
-        matrix: matrixOf(similarity, heated?.warmth, neighbours),
+        matrix: matrixOf(similarity, sizes, heated?.warmth, neighbours),
         ...(smoothed && { smoothed }),
         similarity,
         ...heated,
@@ -93,17 +100,19 @@ function warmths(
   return { softmax, warmth: softmax.map((p) => Math.tanh(alpha / p ** x)) };
 }
 
-/** Row c: 1 for itself, w_c d_cj for the others or its nearest `neighbours`, divided by the sum. */
+/** Row c: n_c for itself, n_j w_c d_cj for the others or its nearest `neighbours`, divided by the sum. */
 function matrixOf(
   similarity: readonly (readonly number[])[],
+  sizes: readonly number[],
   warmth: readonly number[] | undefined,
   neighbours = similarity.length - 1,
 ): number[][] {
   return similarity.map((row, c) => {
     const kept = neighbours < row.length - 1 ? nearest(row, c, neighbours) : undefined;
     const weights = row.map((d, j) => {
-      if (c === j) return 1;
-      return kept && !kept.has(j) ? 0 : (warmth?.[c] ?? 1) * d;
+      const n = sizes[j]!;
+      if (c === j) return n;
+      return kept && !kept.has(j) ? 0 : n * (warmth?.[c] ?? 1) * d;
     });
     const total = weights.reduce((sum, weight) => sum + weight, 0);
     return weights.map((weight) => weight / total);
