@@ -64,8 +64,10 @@ export async function compare(config: Config, o: CompareOptions): Promise<Compar
             const training = isRanked(method) ? shared.sharing(base, experiment.partition) : experiment;
             await train(base, { resume: hasBegun(trained), experiment: training, progress });
           }
-          if (isRanked(method))
-            await storeRanked(await scoredAlike(config, method, o, seed), trained, experiment, progress);
+          if (!isRanked(method)) return;
+          const alike = await scoredAlike(config, method, o, seed);
+          if (alike.length > 1) progress.line(`scored at once: ${alike.map((one) => one.method).join(', ')}`);
+          await storeRanked(alike, trained, experiment, progress);
         });
         if (failure === undefined) trials.push(await readTrial(directory, method));
         else {
