@@ -42,6 +42,7 @@ import {
   bigrec,
   type Catalogue,
   calibrationSequences,
+  catalogueTitles,
   type Domain,
   type Recommender,
   recformer,
@@ -110,9 +111,12 @@ async function openBigrec(config: Config, { catalogues, runtime, report }: Backe
   const model = languageModel(checkpoint, runtime, quantized);
   return assembled(
     parts,
-    catalogues.map(({ catalogue, domain }) => {
+    texts.map((text) => {
+      const { catalogue, domain } = text;
+      const titles = catalogueTitles(text, config.generation.maxNewTokens);
       const of = (model: LanguageModel, lora: LoraConfig) =>
         bigrec({
+          titles,
           model,
           tokenizer,
           catalogue,

@@ -5,6 +5,7 @@ export { fitSasrec, type SasrecOptions, type SasrecProgress } from './baselines/
 export { sentenceNeighbours } from './baselines/sentences.ts';
 export { type BigrecOptions, bigrec } from './bigrec/recommender.ts';
 export { calibrationSequences, trainingSequence } from './bigrec/text.ts';
+export { catalogueTitles, type Titles } from './bigrec/titles.ts';
 export { bootstrap, type Interval, type PairedDifference, pairedBootstrap, quantile } from './bootstrap.ts';
 export { type Catalogue, catalogue, type Item } from './catalogue.ts';
 export { exportRecBole } from './data/export.ts';

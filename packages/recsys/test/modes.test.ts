@@ -13,6 +13,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { fitPopularity } from '../src/baselines/popularity.ts';
 import { bigrec } from '../src/bigrec/recommender.ts';
 import { answerTokens, promptTokens } from '../src/bigrec/text.ts';
+import { catalogueTitles, type Titles } from '../src/bigrec/titles.ts';
 import { type Catalogue, catalogue } from '../src/catalogue.ts';
 import { readDataset } from '../src/data/folder.ts';
 import { importDataset } from '../src/data/import.ts';
@@ -47,8 +48,9 @@ afterAll(() => model?.release());
 const titled = (...titles: string[]) =>
   catalogue(titles.map((title, i) => ({ id: `${i}`, title, attributes: {} })));
 let caches = 0;
-const recommender = (items: Catalogue, maxNewTokens = 48): Recommender =>
+const recommender = (items: Catalogue, maxNewTokens = 48, titles?: Titles): Recommender =>
   bigrec({
+    ...(titles && { titles }),
     model,
     tokenizer,
     catalogue: items,
@@ -173,10 +175,40 @@ describe('beams along titles', () => {
     const found = await ask(recommender(long, 12), { mode: 'constrained', beams: 4 }, query());
     expect(items(found).slice(0, 2).toSorted()).toEqual([0, 2]);
     expect(items(found)[2]).toBe(1);
+    // Once the history has all of the tree, these are left: the nearest to its last item is first.
+    const [one, other] = ['Zelda', 'Mario'].map((name) => `${name} with everything that belongs to it`);
+    const four = recommender(titled('Halo', one!, other!, one!), 12);
+    for (const [last, nearest] of [
+      [1, 3],
+      [3, 1],
+    ] as const) {
+      const rest = await ask(four, { mode: 'constrained', beams: 4 }, query(0, last));
+      expect(items(rest)).toEqual([nearest, 2]);
+    }
     await expect(ask(recommender(long, 2), { mode: 'constrained', beams: 4 }, query())).rejects.toThrow(
       'no title has at most 2 tokens',
     );
   });
+});
+
+test('titles are read once, whoever ranks with them', async () => {
+  const few = titled('Halo', 'Halo 2', 'Doom');
+  let read = 0;
+  const counted: Tokenizer = {
+    ...tokenizer,
+    encodeContinuation(text) {
+      read++;
+      return tokenizer.encodeContinuation(text);
+    },
+  };
+  const text = { catalogue: few, tokenizer: counted, eosIds: model.checkpoint.config.eosIds };
+  const titles = catalogueTitles(text, 48);
+  for (const mode of [
+    { mode: 'constrained', beams: 2 },
+    { mode: 'rerank', size: 2, perToken: false },
+  ] as const)
+    for (let client = 0; client < 2; client++) await ask(recommender(few, 48, titles), mode, query(0));
+  expect(read).toBe(3);
 });
 
 describe('a shortlist by likelihood', () => {
@@ -224,6 +256,12 @@ describe('a shortlist by likelihood', () => {
 });
 
 describe('grounding', () => {
+  test('of one item is that item', async () => {
+    expect(
+      items(await ask(recommender(titled('Halo')), { mode: 'grounded', from: 'best' }, query())),
+    ).toEqual([0]);
+  });
+
   test('from all beams has the nearest of each', async () => {
     const of = recommender(games);
     const scored = async (from: 'best' | 'all') => {

@@ -1,23 +1,19 @@
 // Three ways to rank a catalogue with one language model: by grounding what it says, by beams along the titles, by the
 // likelihood of a shortlist.
 import { random } from '@fellrec/graph';
-import {
-  type Adapter,
-  type Hypothesis,
-  type LanguageModel,
-  type TokenTree,
-  tokenTree,
-} from '@fellrec/models';
+import type { Adapter, Hypothesis, LanguageModel } from '@fellrec/models';
 import { parseAnswer } from '../prompt.ts';
 import { rank } from '../ranking.ts';
 import type { ItemScorer, Query, RankingMode, Recommendation, Scored, ScoreOptions } from '../recommender.ts';
 import { nearness, textVectors } from './grounding.ts';
-import { answerTokens, promptTokens, type TextOptions } from './text.ts';
+import { promptTokens, type TextOptions } from './text.ts';
+import type { Titles } from './titles.ts';
 
 export interface ModesOptions {
   readonly model: LanguageModel;
   readonly text: TextOptions;
-  /** Of what is generated freely; a tree has titles of so many tokens only. */
+  readonly titles: Titles;
+  /** Of what is generated; `titles` are made with the same. */
   readonly maxNewTokens: number;
   readonly beams: number;
   /** Users generated for at once. */
@@ -34,18 +30,8 @@ const promptsAtOnce = 16;
 type Score = (queries: readonly Query[], adapter: Adapter, options: ScoreOptions) => AsyncIterable<Scored>;
 
 /** Ranks as the options say; what is said is in the queries' order. */
-export function scoring({ model, text, maxNewTokens, beams, batch, vectors }: ModesOptions): Score {
+export function scoring({ model, text, titles, maxNewTokens, beams, batch, vectors }: ModesOptions): Score {
   const { catalogue, tokenizer, eosIds } = text;
-  let tokens: readonly (readonly number[])[] | undefined;
-  const answers = () => {
-    tokens ??= catalogue.items.map(({ title }) => answerTokens(title, text));
-    return tokens;
-  };
-  let titles: TitleTree | undefined;
-  const titleTree = () => {
-    titles ??= treeOf(answers(), maxNewTokens);
-    return titles;
-  };
 
   async function* grounded(
     queries: readonly Query[],
@@ -79,7 +65,7 @@ export function scoring({ model, text, maxNewTokens, beams, batch, vectors }: Mo
     { maskHistory = true, onProgress }: ScoreOptions,
   ): AsyncIterable<Scored> {
     const items = await vectors();
-    const { tree, placesOf, itemsOf } = titleTree();
+    const { tree, placesOf, itemsOf } = titles.tree();
     const prompts = queries.map(({ history }) => promptTokens(history, maxNewTokens, text));
     const found = await model.generate(
       prompts.map(({ value }) => value),
@@ -99,15 +85,13 @@ export function scoring({ model, text, maxNewTokens, beams, batch, vectors }: Mo
       );
       const { dropped } = prompts[i]!;
       const best = first[0]?.item;
-      // Nothing is left of the tree where the history has it all.
-      if (best === undefined) yield { scores: new Float64Array(items.length), dropped };
-      else
-        yield {
-          scores: nearness(items[best]!, items),
-          first,
-          answer: catalogue.items[best]!.title,
-          dropped,
-        };
+      // Where the history has all of the tree, titles that are too long for it may be left: by their distance to its last.
+      const place = best ?? queries[i]!.history.at(-1);
+      yield {
+        scores: place === undefined ? new Float64Array(items.length) : nearness(items[place]!, items),
+        ...(best !== undefined && { first, answer: catalogue.items[best]!.title }),
+        dropped,
+      };
     }
   }
 
@@ -118,7 +102,8 @@ export function scoring({ model, text, maxNewTokens, beams, batch, vectors }: Mo
     o: ScoreOptions,
   ): AsyncIterable<Scored> {
     const { onProgress, ...quiet } = o;
-    const tooLong = [...answers().keys()].filter((item) => answers()[item]!.length > maxNewTokens);
+    const answers = titles.tokens();
+    const tooLong = titles.tooLong();
     const found = shortlist
       ? scoredBy(shortlist, queries)
       : grounded(queries, adapter, { from: 'best' }, quiet);
@@ -134,7 +119,7 @@ export function scoring({ model, text, maxNewTokens, beams, batch, vectors }: Mo
       });
       const likelihoods = await model.likelihoods(
         asked.map(({ value }) => value),
-        asked.map(({ listed }) => listed.map((item) => answers()[item]!)),
+        asked.map(({ listed }) => listed.map((item) => answers[item]!)),
         {},
         adapter,
       );
@@ -192,28 +177,6 @@ async function* inParts<T>(all: AsyncIterable<T>, size: number): AsyncIterable<T
     part = [];
   }
   if (part.length > 0) yield part;
-}
-
-interface TitleTree {
-  readonly tree: TokenTree;
-  /** The tree's sequences of items, of those that it has. */
-  placesOf(items: readonly number[]): number[];
-  readonly itemsOf: readonly number[];
-}
-
-/** The titles that can be generated whole. @throws if there is none. */
-function treeOf(answers: readonly (readonly number[])[], maxNewTokens: number): TitleTree {
-  const itemsOf = [...answers.keys()].filter((item) => answers[item]!.length <= maxNewTokens);
-  if (itemsOf.length === 0)
-    throw new Error(
-      `bigrec: no title has at most ${maxNewTokens} tokens, so beams cannot end at one; raise generation.maxNewTokens`,
-    );
-  const places = new Map(itemsOf.map((item, place) => [item, place]));
-  return {
-    tree: tokenTree(itemsOf.map((item) => answers[item]!)),
-    placesOf: (items) => [...new Set(items)].flatMap((item) => places.get(item) ?? []),
-    itemsOf,
-  };
 }
 
 /** Of a beam: its log-probability by token orders it, as the search does. */

@@ -26,6 +26,7 @@ import { fit } from '../training.ts';
 import { catalogueVectors } from './grounding.ts';
 import { scoring } from './modes.ts';
 import { promptTokens, type TextOptions, trainingSequence } from './text.ts';
+import { catalogueTitles, type Titles } from './titles.ts';
 
 export interface BigrecOptions {
   readonly model: LanguageModel;
@@ -40,6 +41,8 @@ export interface BigrecOptions {
   readonly maxNewTokens: number;
   /** Users generated for at once. */
   readonly generationBatch: number;
+  /** Shared with other recommenders of the catalogue (default: its own). */
+  readonly titles?: Titles;
   readonly cacheDir: string;
   /** Of the computation of the catalogue's vectors. */
   readonly onProgress?: (done: number, total: number) => void;
@@ -63,6 +66,7 @@ export function bigrec(options: BigrecOptions): Recommender {
   const rankedBy = scoring({
     model,
     text,
+    titles: options.titles ?? catalogueTitles(text, maxNewTokens),
     maxNewTokens,
     beams,
     batch: generationBatch,

@@ -67,6 +67,9 @@ export function trainingSequence(
 }
 
 /** What is learned after a prompt, and asked for: the quoted title and the end token. */
-export function answerTokens(title: string, { tokenizer, eosIds }: TextOptions): number[] {
+export function answerTokens(
+  title: string,
+  { tokenizer, eosIds }: Pick<TextOptions, 'tokenizer' | 'eosIds'>,
+): number[] {
   return [...tokenizer.encodeContinuation(renderAnswer(title)), ...eosIds.slice(0, 1)];
 }
