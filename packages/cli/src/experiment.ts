@@ -223,8 +223,8 @@ export async function initialParameters(experiment: Experiment): Promise<NamedTe
 }
 
 /** What a client ranks with, and for whom. */
-export function rankerOf({ recommender, users, group, validation }: ClientData) {
-  return { recommender, users, validation, catalogue: group.dataset.catalogue };
+export function rankerOf({ recommender, users, group, validation }: ClientData, report: Report) {
+  return { recommender, users, validation, catalogue: group.dataset.catalogue, report };
 }
 
 /** What of the common start a client has a part in. */

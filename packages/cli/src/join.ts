@@ -266,7 +266,7 @@ function workerOf({ client, config, dataset, samples, recommender, progress }: W
       const { users, catalogue } = dataset;
       const found = await withRankingOptions(
         config,
-        { recommender, users, catalogue, validation: samples.validation },
+        { recommender, users, catalogue, validation: samples.validation, report: progress.report },
         { parameters, items: context.items },
         (options) =>
           recommender.evaluate(test, parameters, {

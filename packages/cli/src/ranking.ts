@@ -20,7 +20,7 @@ import {
 } from '@fellrec/recsys';
 import type { Config } from './config.ts';
 import type { injected } from './config-schema.ts';
-import { runtimeOf } from './experiment.ts';
+import { type Report, runtimeOf } from './experiment.ts';
 import { openSentences } from './sentences.ts';
 
 /** Who ranks. */
@@ -31,6 +31,7 @@ export interface Ranker {
   readonly catalogue: Catalogue;
   /** What gamma is chosen on. */
   readonly validation: readonly Sample[];
+  readonly report: Report;
 }
 
 /** Options of `recommend` and `evaluate`, as configured. */
@@ -65,7 +66,7 @@ export async function evaluateInjections(
   ranker: Ranker,
   asked: Asked,
   { samples, injections, onProgress }: InjectionsOptions,
-): Promise<(Evaluated & { readonly seconds: number })[]> {
+): Promise<(Evaluated & { readonly seconds: number; readonly gamma: number | undefined })[]> {
   const started = performance.now();
   return withInjections(config, injections, ranker, asked, async (each) => {
     const { injection: _, ...options } = each[0]!;
@@ -80,6 +81,7 @@ export async function evaluateInjections(
     // What is injected is fitted, and its gamma chosen, before.
     return found.map((own, i) => ({
       ...own,
+      gamma: each[i]!.injection?.gamma,
       seconds: (ended - (injections[i] === undefined ? chosen : started)) / 1000,
     }));
   });
@@ -89,7 +91,7 @@ export async function evaluateInjections(
 async function withInjections<T>(
   config: Config,
   injections: readonly (Statistics | undefined)[],
-  { recommender, users, catalogue, validation }: Ranker,
+  { recommender, users, catalogue, validation, report }: Ranker,
   { parameters, items }: Asked,
   use: (options: readonly RankingOptions[]) => Promise<T>,
 ): Promise<T> {
@@ -102,13 +104,19 @@ async function withInjections<T>(
   };
   const injectionsWith = async (options: RankingOptions): Promise<Map<Statistics, Injection>> => {
     const names = [...new Set(injections)].filter((name) => name !== undefined);
-    if (names.length === 0) return new Map();
+    const { gamma } = configured;
+    // Without validation samples nothing says that it helps.
+    if (names.length === 0 || (gamma === 'validation' && validation.length === 0)) return new Map();
     const methods: Baseline[] = [];
     for (const name of names) methods.push(await statistics(name));
-    const { gamma } = configured;
+    const scores = () =>
+      recommender.score(validation, parameters, {
+        ...options,
+        onProgress: (done, total) => report('validation samples', done, total),
+      });
     const gammas =
       gamma === 'validation'
-        ? await chooseGammas(validation, recommender.score(validation, parameters, options), methods, options)
+        ? await chooseGammas(validation, scores(), methods, options)
         : names.map(() => gamma);
     return new Map(names.map((name, i) => [name, { of: methods[i]!, gamma: gammas[i]! }]));
   };
@@ -121,7 +129,10 @@ async function withInjections<T>(
     };
     const found = await injectionsWith(options);
     return await use(
-      injections.map((name) => (name ? { ...options, injection: found.get(name)! } : options)),
+      injections.map((name) => {
+        const injection = name && found.get(name);
+        return injection ? { ...options, injection } : options;
+      }),
     );
   } finally {
     for (const baseline of fitted.values()) await baseline.dispose();

@@ -1,13 +1,16 @@
 // Recommendations from a stored run: a client's best adapter, a history in, ranked titles out.
+import { join } from 'node:path';
 import { openRun } from '@fellrec/federation';
 import { type Catalogue, historyLength, type Recommendation } from '@fellrec/recsys';
-import { withRanking } from './config.ts';
+import { type Config, withRanking } from './config.ts';
 import { initialParameters, rankerOf, startOf, storeFormat } from './experiment.ts';
 import { itemTables } from './item-tables.ts';
 import { type Progress, silent } from './progress.ts';
 import { withRankingOptions } from './ranking.ts';
+import { readIfThere } from './read-if-there.ts';
 import { openStored, readRun } from './stored-run.ts';
 import { recommendingWith } from './strategy.ts';
+import type { RunResult } from './train.ts';
 
 export interface RecommendedTitle extends Omit<Recommendation, 'item'> {
   readonly id: string;
@@ -38,7 +41,10 @@ export async function recommend(
   progress: Progress = silent,
 ): Promise<RecommendedTitles> {
   const stored = await readRun(directory);
-  const run = { ...stored, config: withRanking(set)(stored.config) };
+  const run = {
+    ...stored,
+    config: withGamma(withRanking(set)(stored.config), stored.config, await gammaOf(directory, client)),
+  };
   const { config, partition } = run;
   if (!partition.clients.some(({ name }) => name === client))
     throw new Error(
@@ -55,7 +61,8 @@ export async function recommend(
     const parameters = best ? recommendingWith(config, best.parameters) : startOf(own, initial);
     const table = best && (await itemTables(config, store, initial).of(client, best.round + 1));
     const query = { history: items.slice(-historyLength), seen: items };
-    const [found] = await withRankingOptions(config, rankerOf(own), { parameters, items: table }, (options) =>
+    const ranker = rankerOf(own, progress.report);
+    const [found] = await withRankingOptions(config, ranker, { parameters, items: table }, (options) =>
       own.recommender.recommend([query], parameters, { ...options, k }),
     );
     return {
@@ -69,6 +76,22 @@ export async function recommend(
     await store.close();
     await experiment.dispose();
   }
+}
+
+/** What a finished run chose for a client on its validation samples, where it injects something. */
+async function gammaOf(directory: string, client: string): Promise<number | undefined> {
+  const text = await readIfThere(join(directory, 'result.json'));
+  if (text === undefined) return undefined;
+  const { clients } = JSON.parse(text) as Pick<RunResult, 'clients'>;
+  return clients.find((one) => one.client === client)?.gamma;
+}
+
+/** With the gamma that was chosen before, where a run ranks as it did then: to choose it again is to ask for all validation samples. */
+function withGamma(config: Config, before: Config, gamma: number | undefined): Config {
+  const { ranking, generation } = config;
+  const isSame =
+    JSON.stringify([ranking, generation]) === JSON.stringify([before.ranking, before.generation]);
+  return gamma !== undefined && isSame ? { ...config, ranking: { ...ranking, gamma } } : config;
 }
 
 function findItem(catalogue: Catalogue, text: string): number {

@@ -210,7 +210,7 @@ async function evaluateRun(
     const found =
       test.length === 0
         ? undefined
-        : await withRankingOptions(config, rankerOf(client), asked, async (options) => ({
+        : await withRankingOptions(config, rankerOf(client, progress.report), asked, async (options) => ({
             ...(await client.recommender.evaluate(test, asked.parameters, {
               ...options,
               onProgress: (done) => progress.report('test users', before + done, total),

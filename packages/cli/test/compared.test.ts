@@ -3,7 +3,10 @@ import type { RoundRecord } from '@fellrec/federation';
 import type { Metrics } from '@fellrec/recsys';
 import { describe, expect, test } from 'vitest';
 import { compared, type Trial, type TrialRun } from '../src/compare/compared.ts';
-import { comparisonCsv, comparisonLatex, comparisonText } from '../src/compare/tables.ts';
+import { apartBySamples } from '../src/compare/samples.ts';
+import { comparisonCsv, comparisonLatex, comparisonText, injectedClients } from '../src/compare/tables.ts';
+import { comparisonSection } from '../src/report/comparison.ts';
+import { charts, rowsOf } from './markup.ts';
 
 const metrics = (hit: number): Metrics => ({
   'recall@10': hit,
@@ -160,6 +163,65 @@ describe('a comparison', () => {
     expect(find(found, 'ours').agreement!.itemOverlap).toBeCloseTo(0.8660254, 6);
     expect(find(found, 'ours').agreement!.popularityCosine).toBeCloseTo(0.860309002, 8);
     expect(find(found, 'fedavg').agreement).toBeUndefined();
+  });
+
+  test('tells apart what was trained on several numbers of samples, and draws quality by them', async () => {
+    const trained = (trainSamples: number, hits: readonly number[]) => [
+      trial('ours', hits, { trainSamples }),
+      // Ranked with the same parameters: no run of its own.
+      { ...trial('ours+constrained', better, { trainSamples }), run: undefined },
+      trial('popularity', worse, { run: undefined }),
+    ];
+    const apart = apartBySamples([...trained(256, worse), ...trained(1024, better).slice(0, 2)] as Trial[]);
+    const names = ['ours', 'ours+constrained'].map((one) => [`${one}, 256 samples`, `${one}, 1024 samples`]);
+    const found = compared(apart, 'ours, 256 samples');
+    expect(found.methods.map(({ method }) => method).toSorted()).toEqual(
+      [...names.flat(), 'popularity'].toSorted(),
+    );
+    expect(find(found, 'ours+constrained, 1024 samples').trainSamples).toBe(1024);
+    const { markup } = (await comparisonSection(found)).body;
+    const chart = charts(markup).get('R@10 by training samples')!;
+    expect(chart.match(/>ours\+constrained<\/text>/g)).toHaveLength(2);
+    expect(chart).not.toContain('256 samples');
+    expect(rowsOf(markup, 'Methods').map(([method, , , , , samples]) => [method, samples])).toContainEqual([
+      'ours+constrained, 1024 samples',
+      '1,024',
+    ]);
+    // As many samples in another seed: one method.
+    const alike = [
+      trial('ours', better, { trainSamples: 9 }),
+      trial('ours', better, { trainSamples: 8, seed: 2 }),
+    ];
+    expect(apartBySamples(alike)).toEqual(alike);
+  });
+
+  test('shows what injection does for each client', () => {
+    const gammas = { north: 3, south: 0 };
+    const found = compared(
+      [trial('fedavg', worse), trial('fedavg+popularity', better, { gammas })],
+      'fedavg',
+    );
+    expect(injectedClients(found.methods)).toEqual([
+      {
+        method: 'fedavg+popularity',
+        seed: 1,
+        client: 'north',
+        testUsers: 4,
+        gamma: 3,
+        before: 0.25,
+        recall: 0.75,
+      },
+      {
+        method: 'fedavg+popularity',
+        seed: 1,
+        client: 'south',
+        testUsers: 4,
+        gamma: 0,
+        before: 0.25,
+        recall: 0.25,
+      },
+    ]);
+    expect(comparisonText(found)).toMatch(/^fedavg\+popularity +1 +north +4 +3 +0\.2500 +0\.7500$/m);
   });
 
   test('of methods that exchange nothing has no bytes', () => {

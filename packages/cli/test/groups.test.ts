@@ -1,8 +1,7 @@
 // Organisations with users and a catalogue each: ids mean nothing outside their group.
-import { copyFile, readFile, writeFile } from 'node:fs/promises';
+import { readFile, writeFile } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { writeRandomRecformer } from '@fellrec/models';
 import { createKeys, writeKeys } from '@fellrec/network';
 import { floorMetrics, importDataset, meanMetrics, readDataset, testSamples } from '@fellrec/recsys';
 import { afterAll, beforeAll, expect, test, vi } from 'vitest';
@@ -10,7 +9,7 @@ import type { Comparison } from '../src/compare/result.ts';
 import { loadConfig } from '../src/config.ts';
 import { join as joinRun } from '../src/join.ts';
 import type { RunResult } from '../src/train.ts';
-import { tinyEncoder } from './recformer-config.ts';
+import { writeTinyEncoder } from './recformer-config.ts';
 import { servedHere } from './served.ts';
 import { embeddedModel, fellrec, filesOf, readJson, type Workspace, workspace } from './shared.ts';
 
@@ -216,9 +215,7 @@ test('remote shops end where shops in one process do', async () => {
 });
 
 test('the encoder of texts has shops too, and every strategy goes through a round with them', async () => {
-  const encoder = join(place.folder, 'encoder');
-  await writeRandomRecformer(encoder, tinyEncoder, 1);
-  await copyFile(join(embeddedModel, 'tokenizer.json'), join(encoder, 'tokenizer.json'));
+  const encoder = await writeTinyEncoder(join(place.folder, 'encoder'));
   for (const strategy of ['groups', 'fedamp', 'fedfomo', 'clustered', 'chosen', 'ditto']) {
     const file = await config({
       name: `encoder-${strategy}`,

@@ -1,5 +1,8 @@
 // An encoder that trains in a second.
-import type { RecformerConfig } from '@fellrec/models';
+import { copyFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { type RecformerConfig, writeRandomRecformer } from '@fellrec/models';
+import { embeddedModel } from './shared.ts';
 
 export const tinyEncoder: RecformerConfig = {
   vocabularySize: 512,
@@ -18,3 +21,10 @@ export const tinyEncoder: RecformerConfig = {
   padId: 0,
   limits: { maxAttributes: 3, maxAttributeLength: 16, maxItems: 10, maxTokens: 128 },
 };
+
+/** A folder with random weights of that shape, or with one of other layers, and a tokenizer. */
+export async function writeTinyEncoder(folder: string, seed = 1, config = tinyEncoder): Promise<string> {
+  await writeRandomRecformer(folder, config, seed);
+  await copyFile(join(embeddedModel, 'tokenizer.json'), join(folder, 'tokenizer.json'));
+  return folder;
+}

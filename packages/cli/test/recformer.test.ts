@@ -1,9 +1,8 @@
 // The second recommender, end to end: train, evaluate, recommend, go on, with an adapter and with all tensors.
-import { copyFile, cp, rm } from 'node:fs/promises';
+import { cp, rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import { writeRandomRecformer } from '@fellrec/models';
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
-import { tinyEncoder } from './recformer-config.ts';
+import { writeTinyEncoder } from './recformer-config.ts';
 import { embeddedModel, fellrec, filesOf, readJson, type Workspace, workspace } from './shared.ts';
 
 // Each test trains several times, beside other tests.
@@ -14,9 +13,7 @@ let encoder: string;
 
 beforeAll(async () => {
   place = await workspace();
-  encoder = join(place.folder, 'encoder');
-  await writeRandomRecformer(encoder, tinyEncoder, 1);
-  await copyFile(join(embeddedModel, 'tokenizer.json'), join(encoder, 'tokenizer.json'));
+  encoder = await writeTinyEncoder(join(place.folder, 'encoder'));
 });
 afterAll(() => place?.remove());
 
@@ -167,7 +164,7 @@ test('a refused --resume takes nothing away, and a model that changed is refused
   expect(Object.keys(await filesOf(place.run('refused')))).toEqual(before);
   expect((await fellrec('evaluate', place.run('refused'))).code).toBe(0);
 
-  await writeRandomRecformer(own, tinyEncoder, 2);
+  await writeTinyEncoder(own, 2);
   for (const command of [['evaluate'], ['recommend', '--client', 'client-0', '--history', '4']]) {
     const { code, stderr } = await fellrec(command[0]!, place.run('refused'), ...command.slice(1));
     expect(code).toBe(1);

@@ -352,21 +352,34 @@ test('a comparison has its numbers, its intervals, and what did not count', asyn
   expect(body.markup).toContain('games, /models/tiny; seeds 1, 2');
   expect(body.markup).toContain('<li>fellrec, seed 2: 1 of 3 rounds are done</li>');
   expect(rowsOf(body.markup, 'Methods')).toEqual([
-    ['method', 'R@10', 'R@20', 'N@10', 'N@20', 'users', 'spread', 'worst client', 'seconds', 'exchanged'],
+    [
+      'method',
+      'R@10',
+      'R@20',
+      'N@10',
+      'N@20',
+      'samples',
+      'users',
+      'spread',
+      'worst client',
+      'seconds',
+      'exchanged',
+    ],
     [
       'fedavg (baseline)',
       '0.1000 ± 0.0100',
       '0.2000 ± 0.0200',
       '0.0500 ± 0.0050',
       '0.0250 ± 0.0025',
+      '–',
       '66',
       '0.0200',
       '0.0500',
       '1,235',
       '3.0 MB',
     ],
-    ['fellrec', '0.1200', '0.2400', '0.0600', '0.0300', '33', '0.0300', '0.0600', '1,300', '3.0 MB'],
-    ['local', '0.0980', '0.1960', '0.0490', '0.0245', '33', '–', '–', '–', '–'],
+    ['fellrec', '0.1200', '0.2400', '0.0600', '0.0300', '–', '33', '0.0300', '0.0600', '1,300', '3.0 MB'],
+    ['local', '0.0980', '0.1960', '0.0490', '0.0245', '–', '33', '–', '–', '–', '–'],
   ]);
   const change = '+20.0 % [+15.0 %, +25.0 %]';
   expect(rowsOf(body.markup, 'Change against fedavg')[1]).toEqual([
@@ -506,7 +519,7 @@ test('methods, and rankings without rounds, are compared with FedAvg', async () 
   expect({ stdout, code }).toEqual({ stdout: `report: ${file}\n`, code: 0 });
   const text = await readFile(file, 'utf8');
   // 1 + 2 + 3 of 10 + 11 + 12 users are hit.
-  expect(rowsOf(text, 'Methods;').map(([method, recall]) => [method, recall])).toEqual([
+  expect(rowsOf(text, 'Methods, ').map(([method, recall]) => [method, recall])).toEqual([
     ['method', 'R@10'],
     ['fellrec', '0.1818'],
     ['popularity', '0.1818'],

@@ -1,20 +1,19 @@
 // Clients that keep some layers, in one process: with the middle's adapter trained it is the training of the whole model,
 // without it the client has no part in these layers; different clients may keep different ones.
-import { copyFile, mkdir, writeFile } from 'node:fs/promises';
+import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { readAdapter, writeRandomRecformer } from '@fellrec/models';
+import { readAdapter } from '@fellrec/models';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { RunResult } from '../src/index.ts';
-import { tinyEncoder } from './recformer-config.ts';
-import { embeddedModel, fellrec, readJson, type Workspace, workspace } from './shared.ts';
+import { tinyEncoder, writeTinyEncoder } from './recformer-config.ts';
+import { fellrec, readJson, type Workspace, workspace } from './shared.ts';
 
 let place: Workspace;
 let encoder: string;
 beforeAll(async () => {
   place = await workspace();
   encoder = join(place.folder, 'encoder');
-  await writeRandomRecformer(encoder, { ...tinyEncoder, layerCount: 3, attentionWindows: [16, 16, 16] }, 1);
-  await copyFile(join(embeddedModel, 'tokenizer.json'), join(encoder, 'tokenizer.json'));
+  await writeTinyEncoder(encoder, 1, { ...tinyEncoder, layerCount: 3, attentionWindows: [16, 16, 16] });
 });
 afterAll(() => place?.remove());
 

@@ -2,7 +2,7 @@ import { compare } from '../compare/compare.ts';
 import { compared } from '../compare/compared.ts';
 import { type Method, parseMethods } from '../compare/methods.ts';
 import { comparisonCsv, comparisonLatex, comparisonText } from '../compare/tables.ts';
-import { readTrial } from '../compare/trials.ts';
+import { readTrials } from '../compare/trials.ts';
 import { ConfigError, loadConfig } from '../config.ts';
 import { exitCodes } from '../exit-codes.ts';
 import { progressOn } from '../progress.ts';
@@ -48,7 +48,7 @@ async function trained(file: string, { set, methods, seeds, baseline }: Options)
 }
 
 async function stored(runs: readonly string[], { baseline }: Options) {
-  const trials = await Promise.all(runs.map((directory) => readTrial(directory)));
+  const trials = await readTrials(runs);
   return compared(trials, baseline ?? defaultBaseline(trials.map(({ method }) => method)));
 }
 

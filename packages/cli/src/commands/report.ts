@@ -2,7 +2,7 @@ import { join, resolve } from 'node:path';
 import { compared } from '../compare/compared.ts';
 import { readRanking } from '../compare/rankings.ts';
 import type { Comparison } from '../compare/result.ts';
-import { readTrial } from '../compare/trials.ts';
+import { readTrials } from '../compare/trials.ts';
 import { ConfigError } from '../config.ts';
 import { print } from '../output.ts';
 import { type RunFiles, readRunFiles } from '../report/run-files.ts';
@@ -57,7 +57,7 @@ async function readAll(directories: readonly string[]): Promise<RunFiles[]> {
 /** An error says why they cannot be compared, such as other data: each still has its own part of the report. */
 async function comparisonOf(directories: readonly string[]): Promise<Comparison | Error> {
   try {
-    const trials = await Promise.all(directories.map((directory) => readTrial(directory)));
+    const trials = await readTrials(directories);
     return compared(trials, defaultBaseline(trials.map(({ method }) => method)));
   } catch (error) {
     return error as Error;

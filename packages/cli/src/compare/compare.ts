@@ -44,7 +44,7 @@ export async function compare(config: Config, o: CompareOptions): Promise<Compar
         const own = methodConfig(config, method, seed);
         const directory = runDirectory(own);
         const plain = unranked(method);
-        const base = methodConfig(config, plain, seed);
+        const base = await baseConfig(config, method, seed);
         const trained = runDirectory(base);
         const isBaseStored = isRanking(plain) || (await isStored(trained, plain, base));
         if (isBaseStored && (await isStored(directory, method, own))) {
@@ -67,7 +67,12 @@ export async function compare(config: Config, o: CompareOptions): Promise<Compar
           if (!isRanked(method)) return;
           const alike = await scoredAlike(config, method, o, seed);
           if (alike.length > 1) progress.line(`scored at once: ${alike.map((one) => one.method).join(', ')}`);
-          await storeRanked(alike, trained, experiment, progress);
+          await storeRanked(alike, trained, experiment, progress).catch(async (error) => {
+            if (alike.length === 1) throw error;
+            // What one of them cannot have must not cost the others theirs.
+            progress.line(`scored at once, failed: ${(error as Error).message}; ${method} goes on alone`);
+            await storeRanked([{ method, config: own }], trained, experiment, progress);
+          });
         });
         if (failure === undefined) trials.push(await readTrial(directory, method));
         else {
@@ -82,6 +87,15 @@ export async function compare(config: Config, o: CompareOptions): Promise<Compar
   return compared(trials, o.baseline);
 }
 
+/** Of the run that is trained for a method. One that is there may itself rank otherwise than is asked now. */
+async function baseConfig(config: Config, method: Method, seed: number): Promise<Config> {
+  const base = methodConfig(config, unranked(method), seed);
+  const directory = runDirectory(base);
+  if (!isRanked(method) || !hasBegun(directory)) return base;
+  const { ranking } = (await readRun(directory)).config;
+  return { ...base, ranking };
+}
+
 /** A method, and those not there yet that differ from it in what they inject only. */
 async function scoredAlike(
   config: Config,
@@ -89,12 +103,13 @@ async function scoredAlike(
   { methods }: CompareOptions,
   seed: number,
 ): Promise<RankedMethod[]> {
-  const { mode } = methodConfig(config, method, seed).ranking;
+  const scores = ({ ranking: { inject: _, ...ranking } }: Config) => JSON.stringify(ranking);
+  const wanted = scores(methodConfig(config, method, seed));
   const alike: RankedMethod[] = [];
   for (const other of methods) {
     if (!isRanked(other) || unranked(other) !== unranked(method)) continue;
     const own = methodConfig(config, other, seed);
-    if (own.ranking.mode === mode && !(await isStored(runDirectory(own), other, own)))
+    if (scores(own) === wanted && !(await isStored(runDirectory(own), other, own)))
       alike.push({ method: other, config: own });
   }
   return alike;

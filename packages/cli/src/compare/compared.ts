@@ -31,6 +31,10 @@ export interface Trial {
   /** Undefined where nothing is trained in rounds. */
   readonly run?: TrialRun;
   readonly seconds?: number;
+  /** Of all clients; undefined where nothing is trained in rounds. */
+  readonly trainSamples?: number;
+  /** By client, where something is injected into its ranking: how much that counts. */
+  readonly gammas?: Readonly<Record<string, number>>;
   /** What is missing for it to count; undefined if nothing is. */
   readonly missing?: string;
   /** Empty where something is missing. */
@@ -43,7 +47,7 @@ export interface TrialRun {
   readonly rounds: readonly TrialRound[];
 }
 
-type TrialRound = Pick<RoundRecord, 'clients' | 'samples' | 'mixing' | 'validation' | 'best' | 'bytes'>;
+type TrialRound = Pick<RoundRecord, 'clients' | 'mixing' | 'validation' | 'best' | 'bytes'>;
 
 /** The metrics that are compared. */
 export const comparedMetrics = Object.keys(shownMetrics) as (keyof typeof shownMetrics)[];
@@ -86,6 +90,7 @@ function describe(
   const bySeed = complete.map(({ users }) => meanMetrics([...users.values()]));
   const runs = complete.flatMap(({ run }) => run ?? []);
   const seconds = complete.flatMap((trial) => trial.seconds ?? []);
+  const samples = complete.flatMap(({ trainSamples }) => trainSamples ?? []);
   const clients = complete.flatMap((trial) => clientsOf(trial, partitionOf(trial.seed, all)));
   const spread = spreadOf(clients);
   const agreement = agreementOf(runs);
@@ -103,7 +108,8 @@ function describe(
     ...(spread && { spread }),
     ...(agreement && { agreement }),
     ...(seconds.length > 0 && { seconds: mean(seconds) }),
-    ...(runs.length > 0 && { trainSamples: mean(runs.map(samplesOf)), bytes: mean(runs.map(bytesOf)) }),
+    ...(samples.length > 0 && { trainSamples: mean(samples) }),
+    ...(runs.length > 0 && { bytes: mean(runs.map(bytesOf)) }),
     ...(against && { against }),
   };
 }
@@ -223,7 +229,7 @@ function partitionOf(seed: number, trials: readonly Trial[]): TrialRun['partitio
 }
 
 function clientsOf(
-  { seed, users, run }: Trial,
+  { seed, users, run, gammas }: Trial,
   partition: TrialRun['partition'] | undefined,
 ): ComparedClient[] {
   const last = run?.rounds.at(-1);
@@ -232,12 +238,14 @@ function clientsOf(
     // One that has no validation samples goes by the others', and the one client of `centralized` is none of these.
     const judges = run?.strategy !== 'centralized' && (last?.validation[name]?.samples ?? 0) > 0;
     const loss = judges ? last?.best[name]?.loss : undefined;
+    const gamma = gammas?.[name];
     return {
       seed,
       client: name,
       testUsers: own.length,
       metrics: meanMetrics(own),
       ...(loss !== undefined && { loss }),
+      ...(gamma !== undefined && { gamma }),
     };
   });
 }
@@ -306,11 +314,6 @@ function pearson(a: readonly number[], b: readonly number[]): number | undefined
   // Shares of one matrix that ought to be equal differ by rounding.
   if (!(aa > 1e-12 && bb > 1e-12)) return undefined;
   return total(a.map((x, i) => (x - ma) * (b[i]! - mb))) / Math.sqrt(aa * bb);
-}
-
-/** Of the first round. */
-function samplesOf({ rounds }: TrialRun): number {
-  return total(Object.values(rounds[0]?.samples ?? {}));
 }
 
 function bytesOf({ strategy, rounds }: TrialRun): number {

@@ -2,9 +2,10 @@
 // nothing from a federation.
 import { join } from 'node:path';
 import { type Config, ConfigError, completed } from '../config.ts';
-import { configSchema, injected, rankingModes } from '../config-schema.ts';
+import { configSchema, injected } from '../config-schema.ts';
 
 type Federation = Config['federation'];
+type Ranks = Config['ranking'];
 
 /** What each trained method sets, on top of the configuration's own settings. */
 const trained = {
@@ -62,6 +63,26 @@ const trained = {
 /** What needs no rounds: the start, floors, and recommenders that see everybody's histories. */
 const rankings = ['zero-shot', 'random', 'popularity', 'cooccurrence', 'sasrec'] as const;
 
+/** How a method may rank, on top of the configuration's own settings. */
+const rankedBy = {
+  grounded: () => ({ mode: 'grounded' }),
+  /** By the nearest of all beams. */
+  'grounded-all': () => ({ mode: 'grounded', from: 'all' }),
+  constrained: () => ({ mode: 'constrained' }),
+  rerank: () => ({ mode: 'rerank' }),
+  'rerank-per-token': () => ({ mode: 'rerank', perToken: true }),
+  'rerank-cooccurrence': ({ shortlist }) => ({
+    mode: 'rerank',
+    shortlist: { ...shortlist, of: 'cooccurrence' },
+  }),
+  'rerank-popularity': ({ shortlist }) => ({ mode: 'rerank', shortlist: { ...shortlist, of: 'popularity' } }),
+  'rerank-sentences': ({ shortlist }) => ({ mode: 'rerank', shortlist: { ...shortlist, of: 'sentences' } }),
+  'rerank-grounded': ({ shortlist }) => ({ mode: 'rerank', shortlist: { ...shortlist, of: 'grounded' } }),
+} as const satisfies Record<string, (configured: Ranks) => Partial<Ranks>>;
+
+type RankedBy = keyof typeof rankedBy;
+type Injected = (typeof injected)[number];
+
 export type TrainedMethod = keyof typeof trained;
 export type Ranking = (typeof rankings)[number];
 /** What another method's parameters recommend when they rank otherwise: `fedavg+constrained`, `fedavg+rerank+popularity`. */
@@ -78,6 +99,13 @@ export function isRanked(method: Method): method is Ranked {
   return method.includes('+');
 }
 
+/** The method that differs from one in injecting nothing; undefined if it injects nothing itself. */
+export function withoutInjection(method: string): string | undefined {
+  const parts = method.split('+');
+  const others = parts.filter((one) => !isInjected(one));
+  return others.length < parts.length ? others.join('+') : undefined;
+}
+
 /** A method without what it ranks with. */
 export function unranked(method: Method): TrainedMethod | Ranking {
   return method.split('+')[0] as TrainedMethod | Ranking;
@@ -89,7 +117,7 @@ export function parseMethods(text: string): Method[] {
   const unknown = names.filter((name) => !isKnown(name));
   if (unknown.length > 0)
     throw new ConfigError(
-      `compare: unknown methods: ${unknown.map((name) => `"${name}"`).join(', ')}; known are ${methodNames.join(', ')}, and those that have an adapter with another ranking: ${[...rankingModes, ...injected].map((one) => `fedavg+${one}`).join(', ')}`,
+      `compare: unknown methods: ${unknown.map((name) => `"${name}"`).join(', ')}; known are ${methodNames.join(', ')}, and those that have an adapter with another ranking: ${[...Object.keys(rankedBy), ...injected].map((one) => `fedavg+${one}`).join(', ')}`,
     );
   const twice = names.filter((name, i) => names.indexOf(name) !== i);
   if (twice.length > 0) throw new ConfigError(`compare: --methods names ${twice.join(', ')} twice`);
@@ -98,8 +126,8 @@ export function parseMethods(text: string): Method[] {
 
 function isKnown(name: string): boolean {
   const [method, ...options] = name.split('+');
-  const modes = options.filter((one) => rankingModes.includes(one as (typeof rankingModes)[number]));
-  const injections = options.filter((one) => injected.includes(one as (typeof injected)[number]));
+  const modes = options.filter(isRankedBy);
+  const injections = options.filter(isInjected);
   return (
     methodNames.includes(method as Method) &&
     (options.length === 0 || !isRanking(method as Method) || method === 'zero-shot') &&
@@ -109,11 +137,14 @@ function isKnown(name: string): boolean {
   );
 }
 
-function rankingOf(method: Method, configured: Config['ranking']): Config['ranking'] {
+const isRankedBy = (option: string): option is RankedBy => Object.hasOwn(rankedBy, option);
+const isInjected = (option: string): option is Injected => injected.includes(option as Injected);
+
+function rankingOf(method: Method, configured: Ranks): Ranks {
   const [, ...options] = method.split('+');
-  const mode = rankingModes.find((one) => options.includes(one));
-  const inject = injected.find((one) => options.includes(one));
-  return { ...configured, ...(mode && { mode }), ...(inject && { inject }) };
+  const way = options.find(isRankedBy);
+  const inject = options.find(isInjected);
+  return { ...configured, ...(way && rankedBy[way](configured)), ...(inject && { inject }) };
 }
 
 /**

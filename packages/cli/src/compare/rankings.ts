@@ -19,6 +19,7 @@ import { readIfThere } from '../read-if-there.ts';
 import { runDirectory } from '../stored-run.ts';
 import { trainedClients } from '../train.ts';
 import { type Ranked, type Ranking, unranked } from './methods.ts';
+import { trainSamplesOf } from './samples.ts';
 import { type UserMetrics, writeUserMetrics } from './user-metrics.ts';
 
 const file = 'ranking.json';
@@ -31,6 +32,10 @@ export interface StoredRanking {
   readonly data: { readonly name: string; readonly hash: string };
   readonly model?: { readonly path: string; readonly hash: string };
   readonly seconds: number;
+  /** Of the run whose parameters rank, where it is one. */
+  readonly trainSamples?: number;
+  /** By client, where something is injected. */
+  readonly gammas?: Readonly<Record<string, number>>;
 }
 
 /** What a ranking depends on. */
@@ -121,24 +126,31 @@ export async function storeRanked(
 ): Promise<void> {
   const { config, data, modelHash, clients } = experiment;
   const total = clients.reduce((n, { test }) => n + test.length, 0);
-  const found = methods.map(() => ({ users: new Map<string, Metrics>(), seconds: 0 }));
+  const found = methods.map(() => ({
+    users: new Map<string, Metrics>(),
+    gammas: {} as Record<string, number>,
+    seconds: 0,
+  }));
+  let trainSamples = 0;
   const store = await openRun(run, storeFormat(experiment));
   try {
+    trainSamples = trainSamplesOf((await store.history())[0]!);
     for await (const { client, ...asked } of trainedClients(experiment, store)) {
       const { test: samples, group } = client;
       if (samples.length === 0) continue;
       const before = found[0]!.users.size;
       const injections = methods.map((one) => one.config.ranking.inject);
       const onProgress = (done: number) => progress.report('test users', before + done, total);
-      const each = await evaluateInjections(config, rankerOf(client), asked, {
+      const each = await evaluateInjections(config, rankerOf(client, progress.report), asked, {
         samples,
         injections,
         onProgress,
       });
-      for (const [m, { metrics, seconds }] of each.entries()) {
+      for (const [m, { metrics, seconds, gamma }] of each.entries()) {
         for (const [i, { user }] of samples.entries())
           found[m]!.users.set(userKey(group.name, user), metrics[i]!);
         found[m]!.seconds += seconds;
+        if (gamma !== undefined) found[m]!.gammas[client.name] = gamma;
       }
     }
   } finally {
@@ -152,6 +164,8 @@ export async function storeRanked(
       data,
       model: { path: own.model.path, hash: modelHash },
       seconds: found[m]!.seconds,
+      trainSamples,
+      ...(own.ranking.inject && { gammas: found[m]!.gammas }),
     });
 }
 
@@ -185,7 +199,7 @@ async function metricsOf(
     case 'zero-shot': {
       const start = await recommender.initialParameters(seed);
       const { users, catalogue } = dataset;
-      const ranker = { recommender, users, catalogue, validation };
+      const ranker = { recommender, users, catalogue, validation, report: progress.report };
       const found = await withRankingOptions(config, ranker, { parameters: start }, (own) =>
         recommender.evaluate(test, start, { ...options, ...own }),
       );

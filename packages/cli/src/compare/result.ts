@@ -11,6 +11,8 @@ export interface ComparedClient {
   readonly metrics: Metrics;
   /** Lowest validation loss; none where nothing is trained, or the client has no validation samples. */
   readonly loss?: number;
+  /** How much what is injected into its ranking counts, where something is. */
+  readonly gamma?: number;
 }
 
 /** How far clients differ, means over seeds. */

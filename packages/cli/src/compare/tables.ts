@@ -1,7 +1,8 @@
 // A comparison as text for a terminal, as CSV and as LaTeX.
 import { shownMetrics, table } from '../table.ts';
 import { comparedMetrics } from './compared.ts';
-import type { ComparedMethod, Comparison } from './result.ts';
+import { withoutInjection } from './methods.ts';
+import type { ComparedClient, ComparedMethod, Comparison } from './result.ts';
 
 const titles = Object.values(shownMetrics);
 const megabytes = (bytes: number) => bytes / 2 ** 20;
@@ -28,6 +29,7 @@ export function comparisonText(comparison: Comparison): string {
     ...againstTable(methods, baseline),
     ...groupTable(methods, baseline),
     ...balanceTable(methods),
+    ...injectionTable(methods),
     ...methods.flatMap(({ method, incomplete }) =>
       incomplete.map(
         ({ seed, missing }) => `${method}, seed ${seed}, is not complete and counts in nothing: ${missing}`,
@@ -116,6 +118,51 @@ function balanceTable(methods: readonly ComparedMethod[]): string[] {
       rows,
     ),
     'spread: standard deviation over clients, of R@10 and of the lowest validation loss; weights: correlation, over pairs of clients, of what one takes from the other with the overlap of their items, and the cosine of their popularity',
+  ];
+}
+
+/** What a client's own statistics make of its ranking. */
+export interface InjectedClient {
+  readonly method: string;
+  readonly seed: number;
+  readonly client: string;
+  readonly testUsers: number;
+  readonly gamma: number;
+  readonly recall: number;
+  /** Of the same ranking with nothing injected; undefined where that is not compared. */
+  readonly before?: number;
+}
+
+/** Of all clients with test users, by method that injects, seed and client. */
+export function injectedClients(methods: readonly ComparedMethod[]): InjectedClient[] {
+  const recallOf = ({ metrics }: ComparedClient) => metrics['recall@10'];
+  return methods.flatMap(({ method, clients }) => {
+    const plain = methods.find((one) => one.method === withoutInjection(method))?.clients;
+    return clients.flatMap((one) => {
+      const { seed, client, testUsers, gamma } = one;
+      const recall = recallOf(one);
+      if (gamma === undefined || recall === undefined) return [];
+      const same = plain?.find((other) => other.seed === seed && other.client === client);
+      const before = same && recallOf(same);
+      return [{ method, seed, client, testUsers, gamma, recall, ...(before !== undefined && { before }) }];
+    });
+  });
+}
+
+function injectionTable(methods: readonly ComparedMethod[]): string[] {
+  const rows = injectedClients(methods).map(({ method, seed, client, testUsers, gamma, recall, before }) => [
+    method,
+    String(seed),
+    client,
+    String(testUsers),
+    String(gamma),
+    fixed(before, 4),
+    fixed(recall, 4),
+  ]);
+  if (rows.length === 0) return [];
+  return [
+    table(['injection by client', 'seed', 'client', 'users', 'gamma', 'R@10 without', 'with'], rows),
+    'each client injects the statistics of its own users, as far as helps its validation samples (gamma; 0: not at all)',
   ];
 }
 

@@ -8,6 +8,7 @@ import { changesOf, readRun } from '../stored-run.ts';
 import type { Trial } from './compared.ts';
 import { isRanked, isRanking, type Method, unranked } from './methods.ts';
 import { rankedSettings, rankingSettings, readRanking, type StoredRanking } from './rankings.ts';
+import { apartBySamples, trainSamplesOf } from './samples.ts';
 import { readUserMetrics } from './user-metrics.ts';
 
 /** Whether a run has been made in this folder. */
@@ -44,8 +45,13 @@ export async function readTrial(directory: string, method?: Method): Promise<Tri
     : trialOfRun(await readRunFiles(directory), method);
 }
 
+/** Of several folders, each called as it says; with several numbers of training samples, each number is a method. */
+export async function readTrials(directories: readonly string[]): Promise<Trial[]> {
+  return apartBySamples(await Promise.all(directories.map((directory) => readTrial(directory))));
+}
+
 async function trialOfRanking(directory: string, stored: StoredRanking, method?: Method): Promise<Trial> {
-  const { ranking, seed, data, model, seconds } = stored;
+  const { ranking, seed, data, model, seconds, trainSamples, gammas } = stored;
   const users = await readUserMetrics(directory);
   return {
     method: method ?? ranking,
@@ -54,13 +60,15 @@ async function trialOfRanking(directory: string, stored: StoredRanking, method?:
     data,
     ...(model && { model }),
     seconds,
+    ...(trainSamples !== undefined && { trainSamples }),
+    ...(gammas && { gammas }),
     ...(users ? { users } : { users: new Map(), missing: 'its metrics of users are not there' }),
   };
 }
 
 /** @throws if its clients were remote: they alone know their users. */
 function trialOfRun(
-  { directory, config, partition, rounds, users, missing }: RunFiles,
+  { directory, config, partition, rounds, result, users, missing }: RunFiles,
   method?: Method,
 ): Trial {
   const { dataset, modelHash } = config;
@@ -75,6 +83,9 @@ function trialOfRun(
     users,
   }));
   const { likeness } = partition;
+  const gammas = Object.fromEntries(
+    (result?.clients ?? []).flatMap(({ client, gamma }) => (gamma === undefined ? [] : [[client, gamma]])),
+  );
   return {
     method: method ?? methodOf(config),
     seed: config.seed,
@@ -86,6 +97,8 @@ function trialOfRun(
       partition: { clients, ...(likeness && { likeness }) },
       rounds,
     },
+    ...(rounds[0] && { trainSamples: trainSamplesOf(rounds[0]) }),
+    ...(Object.keys(gammas).length > 0 && { gammas }),
     seconds: rounds.reduce((sum, { seconds }) => sum + seconds.total, 0),
     users: lacks === undefined ? users! : new Map(),
     ...(lacks !== undefined && { missing: lacks }),

@@ -1,6 +1,7 @@
 // Methods beside each other: means, intervals against a baseline, and what did not count.
 import type { ComparedMethod, Comparison, PairedDifference } from '../compare/result.ts';
-import { groupNames } from '../compare/tables.ts';
+import { withoutSamples } from '../compare/samples.ts';
+import { groupNames, injectedClients } from '../compare/tables.ts';
 import { shownMetrics } from '../table.ts';
 import { type Figure, figure, type LayeredChart, ruleStyles, seriesStyles } from './chart.ts';
 import { html, htmlTable, tableIfAny } from './html.ts';
@@ -21,10 +22,12 @@ export async function comparisonSection(comparison: Comparison): Promise<Section
     body: html`<p class="quiet">${data.name}${model && html`, ${model.path}`}; seeds ${seeds.join(', ')}; means over test users, then over seeds${seeds.length > 1 ? ', ± standard deviation over seeds' : ''}</p>
 ${incomplete.length > 0 ? html`<div class="finding"><strong>Not complete, and counted in nothing:</strong><ul>${incomplete}</ul></div>\n` : undefined}${htmlTable(
   {
-    caption: 'Methods; spread and worst client are of R@10 over clients (standard deviation, lowest)',
+    caption:
+      'Methods, with the training samples of all clients; spread and worst client are of R@10 over clients (standard deviation, lowest)',
     header: [
       'method',
       ...Object.values(shownMetrics),
+      'samples',
       'users',
       'spread',
       'worst client',
@@ -34,6 +37,7 @@ ${incomplete.length > 0 ? html`<div class="finding"><strong>Not complete, and co
     rows: methods.map((method) => [
       method.method === baseline ? `${method.method} (baseline)` : method.method,
       ...Object.keys(shownMetrics).map((name) => withDeviation(method, name)),
+      method.trainSamples === undefined ? missing : count(Math.round(method.trainSamples)),
       count(method.users),
       fixed(method.spread?.deviation, 4),
       fixed(method.spread?.worst, 4),
@@ -87,6 +91,20 @@ ${tableIfAny({
   rows: methods.flatMap(({ method, agreement }) =>
     agreement ? [[method, fixed(agreement.itemOverlap, 2), fixed(agreement.popularityCosine, 2)]] : [],
   ),
+})}${tableIfAny({
+  caption:
+    'What statistics of its own users, injected into the ranking, make of a client’s R@10; gamma is how much they count, by its validation samples',
+  header: ['method', 'seed', 'client', 'users', 'gamma', 'without', 'with'],
+  headings: 3,
+  rows: injectedClients(methods).map(({ method, seed, client, testUsers, gamma, recall, before }) => [
+    method,
+    String(seed),
+    client,
+    count(testUsers),
+    String(gamma),
+    fixed(before, 4),
+    fixed(recall, 4),
+  ]),
 })}`,
   };
 }
@@ -179,7 +197,8 @@ function samplesFigure({ methods }: Comparison): Figure | undefined {
     const recall = metrics[metric];
     if (trainSamples === undefined || recall === undefined) return [];
     const deviation = deviations[metric] ?? 0;
-    return [{ method, samples: trainSamples, recall, low: recall - deviation, high: recall + deviation }];
+    const [low, high] = [recall - deviation, recall + deviation];
+    return [{ method: withoutSamples(method), samples: trainSamples, recall, low, high }];
   });
   if (new Set(points.map(({ samples }) => samples)).size < 2) return undefined;
   const { color } = seriesStyles[0]!;
@@ -196,6 +215,10 @@ function samplesFigure({ methods }: Comparison): Figure | undefined {
     height: 240,
     data: { values: points },
     layer: [
+      {
+        mark: { type: 'line', color },
+        encoding: { x, y: { ...y, field: 'recall' }, detail: { field: 'method' } },
+      },
       {
         mark: { type: 'rule', strokeWidth: 2, color },
         encoding: { x, y: { ...y, field: 'low' }, y2: { field: 'high' } },

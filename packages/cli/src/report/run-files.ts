@@ -96,6 +96,7 @@ const resultFile = z.object({
       testUsers: count,
       bestRound: count.optional(),
       truncated: count,
+      gamma: z.number().optional(),
       metrics,
     }),
   ),
