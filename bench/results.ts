@@ -16,8 +16,10 @@ import {
   type Method,
   progressOn,
 } from '@fellrec/cli';
-import { compared, type Trial } from '../packages/cli/src/compare/compared.ts';
-import { readTrial } from '../packages/cli/src/compare/trials.ts';
+import { compared } from '../packages/cli/src/compare/compared.ts';
+import { withoutSamples } from '../packages/cli/src/compare/samples.ts';
+import { groupNames, injectedClients } from '../packages/cli/src/compare/tables.ts';
+import { readTrials } from '../packages/cli/src/compare/trials.ts';
 import { line, place } from './page.ts';
 
 /** A data folder's name, or one for each of the configuration's groups in their order. */
@@ -232,8 +234,7 @@ async function found(config: Config, study: Study, seeds: readonly number[]): Pr
     compare(own, { methods, seeds, baseline, progress: progressOn(process.stderr) });
   if (!samples) return compareWith(config);
   const most = samples.at(-1)!;
-  const label = (method: string, count: number) => `${method}, ${count} samples`;
-  const trials: Trial[] = [];
+  const directories: string[] = [];
   for (const count of samples) {
     const own = await compareWith({
       ...config,
@@ -241,11 +242,10 @@ async function found(config: Config, study: Study, seeds: readonly number[]): Pr
       data: { ...config.data, trainSamples: count },
       training: { ...config.training, epochs: (config.training.epochs * most) / count },
     });
-    for (const { method, runs } of own.methods)
-      for (const { directory } of runs)
-        trials.push({ ...(await readTrial(directory)), method: label(method, count) });
+    directories.push(...own.methods.flatMap(({ runs }) => runs.map(({ directory }) => directory)));
   }
-  return compared(trials, label(baseline, most));
+  const trials = await readTrials(directories);
+  return compared(trials, trials.findLast(({ method }) => withoutSamples(method) === baseline)!.method);
 }
 
 function withData(config: Config, data: DataFolders): Config {
@@ -274,7 +274,55 @@ function markdown({ methods, seeds, baseline }: Comparison): string {
     ...methods.map((one) => line(row(one))),
     '',
     `Seeds ${seeds.join(', ')}; ${Math.max(...methods.map(({ users }) => users)).toLocaleString('en')} test users over all seeds. Means over users, then over seeds, ± standard deviation over seeds (which draw samples, clients and start); change with its 95 % interval and p by a paired bootstrap over users; spread and worst client of R@10 over clients; seconds of a run's rounds, or of a ranking with its test. ${sentences(methods, baseline)}`,
+    ...groupLines(methods),
+    ...injectionLines(methods),
   ].join('\n');
+}
+
+/** R@10 of each group's users, over their own catalogue. */
+function groupLines(methods: readonly ComparedMethod[]): string[] {
+  const names = groupNames(methods);
+  if (names.length === 0) return [];
+  const header = ['R@10', ...names.flatMap((name) => [name, 'change', 'p'])];
+  return [
+    '',
+    line(header),
+    line(header.map(() => '---')),
+    ...methods.map(({ method, groups = [] }) =>
+      line([
+        `\`${method}\``,
+        ...names.flatMap((name) => {
+          const own = groups.find(({ group }) => group === name);
+          const change = own?.against?.['recall@10'];
+          return [
+            own ? own.metrics['recall@10']!.toFixed(4) : '',
+            change ? changeOf(change) : '',
+            change ? change.p.toFixed(3) : '',
+          ];
+        }),
+      ]),
+    ),
+  ];
+}
+
+/** What each client's own statistics make of its R@10. */
+function injectionLines(methods: readonly ComparedMethod[]): string[] {
+  const found = injectedClients(methods);
+  if (found.length === 0) return [];
+  const header = ['injection, by client', 'seed', 'client', 'users', 'gamma', 'R@10 without', 'with'];
+  return [
+    '',
+    line(header),
+    line(header.map(() => '---')),
+    ...found.map(({ method, seed, client, testUsers, gamma, recall, before }) =>
+      line([
+        `\`${method}\``,
+        ...[seed, client, testUsers, gamma].map(String),
+        before === undefined ? '' : before.toFixed(4),
+        recall.toFixed(4),
+      ]),
+    ),
+  ];
 }
 
 function row({ method, metrics, deviations, against, spread, bytes, seconds }: ComparedMethod): string[] {
