@@ -49,6 +49,7 @@ import {
 } from '@fellrec/recsys';
 import type { Config } from './config.ts';
 import type { Report } from './experiment.ts';
+import { inGroup } from './groups.ts';
 import { keepsForItems } from './item-tables.ts';
 
 export type AnyCheckpoint = Checkpoint | RecformerCheckpoint;
@@ -78,6 +79,8 @@ export interface Backend extends ModelParts {
 
 /** A catalogue, and how it is spoken of. */
 export interface DescribedCatalogue {
+  /** Of its group, if it has one. */
+  readonly name?: string;
   readonly catalogue: Catalogue;
   readonly domain: Domain;
   /** Attributes of an item in their order (default: title, brand and category, as far as it has them). */
@@ -189,7 +192,8 @@ async function openRecformerBackend(
   const parts = encoderParts(config, limited, runtime);
   return assembled(
     parts,
-    catalogues.map(({ catalogue, attributes }) => {
+    catalogues.map((group) => {
+      const { catalogue, attributes } = group;
       const of = (model: EncoderModel, lora: LoraConfig) =>
         recformer({
           model,
@@ -204,7 +208,7 @@ async function openRecformerBackend(
           onProgress: (done, total) => report('item vectors', done, total),
         });
       return {
-        recommender: of(model, config.lora),
+        recommender: inGroup(group, () => of(model, config.lora)),
         keeping: (k, middle) =>
           of(
             splitEncoder({

@@ -30,7 +30,10 @@ const partition = z
 /** It becomes part of names of folders. */
 export const label = z
   .string()
-  .regex(/^[\p{L}\p{N}_-]{1,64}$/u, '1 to 64 letters, digits, "-" and "_": it names clients');
+  .regex(
+    /^[\p{L}\p{N}_][\p{L}\p{N}_-]{0,63}$/u,
+    '1 to 64 letters, digits, "-" and "_", without "-" at the start: it names clients',
+  );
 
 const dataFolder = z.string().describe('Data folder, as written by "fellrec data import"');
 

@@ -17,8 +17,8 @@ const defaultTargets: Record<Config['recommender'], TargetModules> = {
 /** A configuration that is wrong: the command line answers with a usage error. */
 export class ConfigError extends Error {}
 
-/** Stands for data that is with the clients. */
-const remoteData = '(with the clients)';
+/** Stands for data that is with the clients, whose groups are what they say of themselves. */
+export const remoteData = '(with the clients)';
 
 /**
  * Reads YAML or JSON, applies `settings` (`federation.rounds=5`) and checks. Relative paths of data and
@@ -60,6 +60,9 @@ export function assertForRemote({ federation, training, ranking }: Config, file:
       'federation.strategy: under ditto clients keep a model of their own, which remote ones cannot yet; take another one, or clients in this process',
     training.targetsPerUser > 1 &&
       'training.targetsPerUser: remote clients count their samples before they know the settings, one target a user; leave it out',
+    usesFedamp(federation) &&
+      federation.fedamp.alpha > federation.fedamp.sigma &&
+      "federation.fedamp: with alpha above sigma a client's mixture can be another's adapter as it is, which remote ones must not see; take alpha at most sigma",
     ranking.sentences !== undefined &&
       'ranking.sentences: remote clients have no such folder; take co-occurrence or popularity',
   ].filter((problem) => typeof problem === 'string');
@@ -136,6 +139,10 @@ export function withRanking(settings: readonly string[]): (config: Config) => Co
 export function usesGroups({ federation }: Pick<Config, 'federation'>): boolean {
   const { strategy, candidates } = federation;
   return strategy === 'groups' || (strategy === 'chosen' && candidates.includes('groups'));
+}
+
+function usesFedamp({ strategy, candidates }: Parsed['federation']): boolean {
+  return strategy === 'fedamp' || (strategy === 'chosen' && candidates.includes('fedamp'));
 }
 
 /** The schema lets each of the two be absent. */

@@ -19,7 +19,7 @@ import {
 } from '@fellrec/recsys';
 import { type CatalogueRecommender, type ModelParts, openBackend } from './backends.ts';
 import type { Config } from './config.ts';
-import { type DataFacts, factsOf, groupConfigs, readGroups, sharedUsers } from './groups.ts';
+import { type DataFacts, factsOf, groupConfigs, inGroup, readGroups, sharedUsers } from './groups.ts';
 import type { ItemTables } from './item-tables.ts';
 import { holds, keptLayers, middleHere } from './split.ts';
 import { hasTwo, proximalOf } from './strategy.ts';
@@ -126,9 +126,11 @@ export function partitionOf(
   report: Report = () => {},
 ): Partition {
   return joinPartitions(
-    groupConfigs(config).map(({ name, partition: method }, i) => ({
-      ...(name !== undefined && { group: name }),
-      partition: partition(datasets[i]!, partitionOptions(config, method, report)),
+    groupConfigs(config).map((group, i) => ({
+      ...(group.name !== undefined && { group: group.name }),
+      partition: inGroup(group, () =>
+        partition(datasets[i]!, partitionOptions(config, group.partition, report)),
+      ),
     })),
   );
 }

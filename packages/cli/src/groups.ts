@@ -31,14 +31,25 @@ export function groupConfigs({ data, groups, domain, partition, recformer }: Con
 export async function readGroups(config: Config): Promise<Dataset[]> {
   const groups = groupConfigs(config);
   const datasets = await Promise.all(groups.map(({ path }) => readDataset(path)));
-  for (const [i, { hash }] of datasets.entries()) {
-    const first = datasets.findIndex((one) => one.hash === hash);
+  const hashes = datasets.length > 1 ? datasets.map(sequencesHash) : [];
+  for (const [i, hash] of hashes.entries()) {
+    const first = hashes.indexOf(hash);
     if (first < i)
       throw new ConfigError(
-        `groups: ${groups[first]!.path} and ${groups[i]!.path} hold the same users and items; give each group data of its own`,
+        `groups: ${groups[first]!.path} and ${groups[i]!.path} hold the same users with the same items; give each group data of its own`,
       );
   }
   return datasets;
+}
+
+/** Of users and the ids of their items in their order, whatever the items are called and however they are split. */
+function sequencesHash({ users, catalogue }: Dataset): string {
+  const hash = createHash('sha256');
+  for (const { id, train, validation, test } of users) {
+    const items = [...train, ...validation, ...test].map((item) => catalogue.items[item]!.id);
+    hash.update(JSON.stringify([id, ...items]));
+  }
+  return hash.digest('hex');
 }
 
 /** The users that a group's share leaves. @throws ConfigError if there is none. */
@@ -50,6 +61,16 @@ export function sharedUsers(dataset: Dataset, { name, share }: GroupConfig, seed
       `groups: a share of ${share} of the ${dataset.users.length} users of ${name} is none; take a larger one`,
     );
   return { ...dataset, users: subset(dataset.users, count, seed, `share of ${name}`) };
+}
+
+/** Does something for one group; an error says for which. @throws ConfigError where it has a name */
+export function inGroup<T>({ name }: Pick<GroupConfig, 'name'>, work: () => T): T {
+  try {
+    return work();
+  } catch (cause) {
+    if (name === undefined) throw cause;
+    throw new ConfigError(`groups: ${name}: ${(cause as Error).message}`, { cause });
+  }
 }
 
 /** Of several data sets together. */

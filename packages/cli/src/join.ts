@@ -23,7 +23,14 @@ import {
   validationSamples,
 } from '@fellrec/recsys';
 import { type AnyCheckpoint, type Backend, openAny, openBackend } from './backends.ts';
-import { applySetting, assertForRemote, type Config, ConfigError, parseConfig } from './config.ts';
+import {
+  applySetting,
+  assertForRemote,
+  type Config,
+  ConfigError,
+  parseConfig,
+  remoteData,
+} from './config.ts';
 import { label } from './config-schema.ts';
 import { runtimeOf, trainOptions } from './experiment.ts';
 import { type GroupConfig, groupConfigs } from './groups.ts';
@@ -118,7 +125,7 @@ function assertOwn({ set = [], group }: JoinOptions): void {
       `join: --set ${foreign.join(' ')}: a client has its own domain.* and recformer.attributes; everything else is the server's`,
     );
   if (group !== undefined && !label.safeParse(group).success)
-    throw new ConfigError('join: --group: 1 to 64 letters, digits, "-" and "_"');
+    throw new ConfigError('join: --group: 1 to 64 letters, digits, "-" and "_", without "-" at the start');
 }
 
 interface Joined {
@@ -188,7 +195,7 @@ function settingsFor(
   const sent = objectOf(json);
   const settings = {
     ...sent,
-    data: { path: resolve(data) },
+    data: { path: remoteData },
     model: { ...sent.model, path: resolve(model) },
     split: { ...sent.split, ...(k !== undefined && { k }) },
     training: { ...sent.training, ...(microBatch !== undefined && { microBatch }) },
@@ -203,7 +210,8 @@ function settingsFor(
     throw new Error(`join: ${cause.message}; is the server of another version?`, { cause });
   }
   for (const setting of set) applySetting(settings, setting);
-  return parseConfig(settings, "the server's settings with --set");
+  const config = parseConfig(settings, "the server's settings with --set");
+  return { ...config, data: { ...config.data, path: resolve(data) } };
 }
 
 /** @throws if it is no JSON object */

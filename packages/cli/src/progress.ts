@@ -10,13 +10,16 @@ export interface Progress {
   event(event: FederationEvent): void;
 }
 
-/** Between whom, if clients have groups, and how widely was mixed. */
+/** How alike updates were, in groups if clients have such, how widely was mixed, and what choosing took. */
 function mixed(record: RoundRecord): string {
-  const { cosineMeans, effectiveClients } = mixingResult(record);
+  const { cosine, cosineMeans, effectiveClients, candidateSeconds } = mixingResult(record);
   const said = (mean: number | undefined, where: string) =>
     mean === undefined ? [] : [`${mean.toFixed(3)} ${where}`];
-  const means = [...said(cosineMeans?.within, 'within groups'), ...said(cosineMeans?.across, 'across')];
+  const means = cosineMeans
+    ? [...said(cosineMeans.within, 'within groups'), ...said(cosineMeans.across, 'across')]
+    : said(cosine, 'on average');
   return [
+    ...(candidateSeconds === undefined ? [] : [`; candidates judged in ${candidateSeconds.toFixed(1)} s`]),
     ...(means.length > 0 ? [`; cosines ${means.join(', ')}`] : []),
     ...(record.clients.length > 1
       ? [`; a mixture is of ${effectiveClients.toFixed(1)} clients in effect`]

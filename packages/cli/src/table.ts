@@ -66,7 +66,7 @@ export function groupTable({ groups = [] }: RunResult): string {
   if (groups.length < 2) return '';
   const rows = groups.map(({ group, items, users, testUsers, metrics, floors }) => [
     group!,
-    ...[items, users, testUsers].map(String),
+    ...[items, users, testUsers].map((count) => (count === undefined ? '-' : String(count))),
     ...cells(metrics),
     ...Object.values(floors).map((floor) => number(floor['recall@10'], 4)),
   ]);

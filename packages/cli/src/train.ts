@@ -51,18 +51,18 @@ export interface ClientResult {
   readonly metrics: Metrics;
 }
 
-/** Users with one catalogue. */
+/** Users with one catalogue. What only clients elsewhere know is not there. */
 export interface GroupResult {
   /** None where all clients are one group. */
   readonly group?: string;
   /** Of the data set. */
-  readonly data: string;
-  readonly items: number;
-  readonly users: number;
+  readonly data?: string;
+  readonly items?: number;
+  readonly users?: number;
   readonly testUsers: number;
   /** Mean over its test users. */
   readonly metrics: Metrics;
-  readonly floors: Readonly<Record<Floor, Metrics>>;
+  readonly floors: Readonly<Partial<Record<Floor, Metrics>>>;
 }
 
 export interface RunResult {
@@ -77,7 +77,7 @@ export interface RunResult {
   readonly spread: Spread;
   /** Of the data in this process; none where it is with the clients. */
   readonly floors: Readonly<Partial<Record<Floor, Metrics>>>;
-  /** One behind the other; none where data is with the clients. */
+  /** One behind the other; none where clients elsewhere say no group. */
   readonly groups?: readonly GroupResult[];
   readonly popularityCosine?: number;
   /** By round, from 1: what mixing came to. */

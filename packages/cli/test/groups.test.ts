@@ -9,6 +9,7 @@ import type { Comparison } from '../src/compare/result.ts';
 import { loadConfig } from '../src/config.ts';
 import { join as joinRun } from '../src/join.ts';
 import type { RunResult } from '../src/train.ts';
+import { rowsOf } from './markup.ts';
 import { writeTinyEncoder } from './recformer-config.ts';
 import { servedHere } from './served.ts';
 import { embeddedModel, fellrec, filesOf, readJson, type Workspace, workspace } from './shared.ts';
@@ -82,7 +83,7 @@ test('each shop draws its own samples, is ranked over its own catalogue, and has
     const tested = await testedUsers('shops');
     const own = users.filter(({ id }) => tested.has(`${shop}/${id}`)).flatMap(testSamples);
     const floor = floorMetrics('popularity', own, users, catalogue.items.length, 1);
-    expect(found.floors.popularity['ndcg@20']).toBeCloseTo(meanMetrics(floor)['ndcg@20']!, 12);
+    expect(found.floors.popularity!['ndcg@20']).toBeCloseTo(meanMetrics(floor)['ndcg@20']!, 12);
   }
   const [a, b] = result.groups!;
   expect(result.pooled['recall@20']).toBeCloseTo(
@@ -142,7 +143,7 @@ test('methods and rankings are compared per shop', async () => {
   expect(
     of('popularity').groups!.map(({ group, users, metrics }) => [group, users, metrics['recall@10']]),
   ).toEqual(
-    result.groups!.map(({ group, testUsers, floors }) => [group, testUsers, floors.popularity['recall@10']]),
+    result.groups!.map(({ group, testUsers, floors }) => [group, testUsers, floors.popularity!['recall@10']]),
   );
   expect(of('fellrec').groups![1]!.against!['recall@10']!.users).toBe(20);
   const { stdout: text } = await fellrec('compare', '-c', file, ...methods);
@@ -176,7 +177,12 @@ test('remote shops end where shops in one process do', async () => {
     generation: { beams: 1, maxNewTokens: 40, batch: 4 },
     // With statistics of the shop's own users, and a gamma of its own.
     ranking: { mode: 'constrained', beams: 4, inject: 'popularity' },
-    federation: { rounds: 2, strategy: 'chosen', similarity: { form: 'relative' } },
+    federation: {
+      rounds: 2,
+      strategy: 'chosen',
+      similarity: { form: 'relative' },
+      candidates: ['fedavg', 'fellrec', 'groups', 'local'],
+    },
   };
   const here = await config({ ...settings, name: 'here', groups: small });
   expect((await fellrec('train', '-c', here)).code).toBe(0);
@@ -211,7 +217,77 @@ test('remote shops end where shops in one process do', async () => {
   const { cosineMeans, mixing } = await readJson(place.run('there'), 'rounds', '0001', 'round.json');
   expect(cosineMeans.across).toBeTypeOf('number');
   expect(mixing.chosen).toHaveLength(2);
-  expect(Object.keys(mixing.candidateLosses[0])).toEqual(['fedavg', 'fellrec', 'local']);
+  expect(Object.keys(mixing.candidateLosses[0])).toEqual(['fedavg', 'fellrec', 'groups', 'local']);
+  // Of each shop as here, but for what only the shop knows.
+  const [of, elsewhere] = await Promise.all(
+    ['here', 'there'].map(async (name) => (await readJson(place.run(name), 'result.json')) as RunResult),
+  );
+  expect(elsewhere!.groups).toEqual(
+    of!.groups!.map(({ group, testUsers, metrics }) => ({ group, testUsers, metrics, floors: {} })),
+  );
+  const [first] = elsewhere!.mixing;
+  expect(first!.cosine).toBe(of!.mixing[0]!.cosine);
+  expect(first!.candidateSeconds).toBeGreaterThan(0);
+  expect(Object.keys(first!.clients)).toEqual([...shops]);
+  const report = join(place.folder, 'there.html');
+  expect((await fellrec('report', place.run('there'), '-o', report)).code).toBe(0);
+  const markup = await readFile(report, 'utf8');
+  expect(rowsOf(markup, 'Groups, each').map(([group]) => group)).toEqual(['', ...shops]);
+  expect(rowsOf(markup, 'Clients (remote)').map(([client, group]) => [client, group])).toContainEqual([
+    'nintendo',
+    'nintendo',
+  ]);
+});
+
+test('averages inside groups need clients that say theirs', async () => {
+  await expect(
+    loadConfig(
+      await config({ name: 'leaks', federation: { strategy: 'fedamp', fedamp: { alpha: 5, sigma: 2 } } }),
+      [],
+      {
+        remote: true,
+      },
+    ),
+  ).rejects.toThrow("with alpha above sigma a client's mixture can be another's adapter as it is");
+  const keys = await createKeys({ clients: ['alone'], hosts: ['127.0.0.1'], days: 1 });
+  await writeKeys(join(place.folder, 'alone'), keys, { force: false });
+  const remote = await loadConfig(await config({ name: 'nowhere', federation: { strategy: 'groups' } }), [], {
+    remote: true,
+  });
+  const { served, address } = await servedHere(remote, join(place.folder, 'alone', 'tokens.json'));
+  const joined = joinRun({
+    server: address,
+    token: join(place.folder, 'alone', 'alone.token'),
+    data: folder('nintendo'),
+    model: embeddedModel,
+    activations: 'float32',
+    cache: join(place.folder, 'cache'),
+    threads: 1,
+    giveUpSeconds: 1,
+  });
+  const [server] = await Promise.allSettled([served, joined]);
+  expect((server as PromiseRejectedResult).reason.message).toContain(
+    'alone said no group, and averages are inside groups; join with --group',
+  );
+});
+
+test('the example of the documentation trains', async () => {
+  const example = fileURLToPath(new URL('../../../configs/shops.yaml', import.meta.url));
+  const { stdout, stderr, code } = await fellrec(
+    ...['train', '-c', example, '--json', '--set', 'name=example', 'threads=1', 'federation.rounds=1'],
+    ...shops.map((shop, i) => `groups.${i}.path=${folder(shop)}`),
+    ...['data.trainSamples=8', 'data.validationSamples=4', 'data.testUsers=4'],
+    ...[`runs=${join(place.folder, 'runs')}`, `cache=${join(place.folder, 'cache')}`],
+  );
+  expect(code, stderr).toBe(0);
+  const found = JSON.parse(stdout) as RunResult;
+  expect(found.groups!.map(({ group, testUsers }) => [group, testUsers])).toEqual(
+    shops.map((shop) => [shop, 4]),
+  );
+  expect(found.mixing[0]!.cosineMeans!.within).toBeTypeOf('number');
+  expect(stderr).toMatch(
+    /cosines -?\d\.\d{3} within groups, -?\d\.\d{3} across; a mixture is of \d\.\d clients in effect/,
+  );
 });
 
 test('the encoder of texts has shops too, and every strategy goes through a round with them', async () => {
@@ -287,6 +363,11 @@ test.each([
     },
     'a is there twice',
   ],
+  [
+    { groups: [{ name: 'a', path: 'nintendo', partition: { method: 'column', column: 'town' } }] },
+    'groups: a: partition: ',
+  ],
+  [{ groups: [{ name: '-a', path: 'nintendo' }] }, 'without "-" at the start'],
   [{ groups: [{ name: 'a/b', path: 'nintendo' }] }, '1 to 64 letters, digits, "-" and "_"'],
   [{ groups: [{ name: 'a', path: 'nintendo', share: 0.001 }] }, 'of the 197 users of a is none'],
   [
@@ -305,7 +386,7 @@ test.each([
         { name: 'b', path: './nintendo' },
       ],
     },
-    'hold the same users and items',
+    'hold the same users with the same items',
   ],
   [
     {
@@ -320,6 +401,18 @@ test.each([
   const { stderr, code } = await fellrec('train', '-c', await config({ name: 'refused', ...settings }));
   expect(code).not.toBe(0);
   expect(stderr).toContain(said);
+});
+
+test('the same users are known by the ids of their items, whatever these are called', async () => {
+  const titles = (await readFile(sampleOf('nintendo', 'items.tsv'), 'utf8')).replace('Zelda', 'Elda');
+  const items = join(place.folder, 'renamed.tsv');
+  await writeFile(items, titles);
+  const interactions = sampleOf('nintendo', 'sequences.tsv');
+  await importDataset({ interactions, items, columns: { sequence: 'items' }, output: folder('renamed') });
+  const both = ['nintendo', 'renamed'].map((path) => ({ name: path, path }));
+  const { stderr, code } = await fellrec('train', '-c', await config({ name: 'twice', groups: both }));
+  expect(code).toBe(2);
+  expect(stderr).toContain('hold the same users with the same items');
 });
 
 async function testedUsers(name: string): Promise<ReadonlySet<string>> {

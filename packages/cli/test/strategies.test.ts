@@ -3,6 +3,8 @@ import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { readAdapter } from '@fellrec/models';
 import { afterAll, beforeAll, expect, test, vi } from 'vitest';
+import { type Config, loadConfig } from '../src/config.ts';
+import { proximalOf } from '../src/strategy.ts';
 import type { RunResult } from '../src/train.ts';
 import { fellrec, type Workspace, workspace } from './shared.ts';
 
@@ -39,6 +41,18 @@ test('fedprox without a pull is fedavg, and with a strong one stays where the ro
   expect(await adapter('free', 'best', 'client-0')).toEqual(await adapter('fedavg', 'best', 'client-0'));
   const moved = (name: string) => adapter(name, 'best', 'client-0').then(largestOfB);
   expect(await moved('held')).toBeLessThan((await moved('fedavg')) / 2);
+});
+
+test("fedamp pulls its clients towards their mixtures: lambda/(2 alpha) |w - u|^2 is half of lambda/alpha's pull", async () => {
+  const { federation } = await loadConfig(
+    await place.config({ federation: { strategy: 'fedamp', fedamp: { alpha: 4, lambda: 6 } } }),
+  );
+  expect(proximalOf({ federation } as Config)).toEqual({ weight: 1.5 });
+  const moved = async (name: string, lambda: number) => {
+    await trained(name, { strategy: 'fedamp', fedamp: { alpha: 0.01, sigma: 1, lambda } });
+    return largestOfB(await adapter(name, 'best', 'client-0'));
+  };
+  expect(await moved('amp-held', 1e2)).toBeLessThan((await moved('amp-free', 0)) / 2);
 });
 
 /** B starts at 0. */

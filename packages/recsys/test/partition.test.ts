@@ -5,7 +5,7 @@ import { readDataset } from '../src/data/folder.ts';
 import { importDataset } from '../src/data/import.ts';
 import type { Dataset, User } from '../src/dataset.ts';
 import { userVectors } from '../src/partition/bpr.ts';
-import { type PartitionOptions, partition } from '../src/partition/partition.ts';
+import { joinPartitions, type PartitionOptions, partition } from '../src/partition/partition.ts';
 import { dataset, sharedData, temporaryFolder, user } from './shared.ts';
 
 const bpr = { dimension: 8, epochs: 30 };
@@ -42,6 +42,37 @@ describe('partition', () => {
       }),
       { numRuns: 40 },
     );
+  });
+
+  it('of several groups stands one behind the other, is alike within them only, and has the cosine of these pairs', () => {
+    const parts = [
+      { group: 'a', partition: partition(tastes(90), { method: 'random', clients: 3, seed: 1 }) },
+      { group: 'b', partition: partition(tastes(30), { method: 'random', clients: 2, seed: 2 }) },
+      { group: 'c', partition: partition(tastes(9), { method: 'random', clients: 1, seed: 3 }) },
+    ];
+    const joined = joinPartitions(parts);
+    expect(joined.clients.map(({ name, group }) => [name, group])).toEqual([
+      ...[0, 1, 2].map((i) => [`a-${i}`, 'a']),
+      ...[0, 1].map((i) => [`b-${i}`, 'b']),
+      ['c', 'c'],
+    ]);
+    const [a, b] = parts.map((part) => part.partition.likeness!);
+    for (const of of ['popularityCosine', 'itemOverlap'] as const) {
+      const found = joined.likeness![of];
+      expect(found.slice(0, 3).map((row) => row.slice(0, 3))).toEqual(a![of]);
+      expect(found.slice(3, 5).map((row) => row.slice(3, 5))).toEqual(b![of]);
+      expect(found[5]).toEqual([0, 0, 0, 0, 0, 1]);
+      expect(found[0]!.slice(3)).toEqual([0, 0, 0]);
+    }
+    const cosines = [
+      ...[
+        [0, 1],
+        [0, 2],
+        [1, 2],
+      ].map(([i, j]) => a!.popularityCosine[i!]![j!]!),
+      b!.popularityCosine[0]![1]!,
+    ];
+    expect(joined.popularityCosine).toBeCloseTo(cosines.reduce((x, y) => x + y) / 4, 12);
   });
 
   it('finds tastes by K-means: clients share no item', () => {

@@ -48,10 +48,12 @@ ${dropped && `\n${dropped}\n`}
 ${popularity(result)}The run's files: ${result.directory}`;
 }
 
-function popularity({ popularityCosine: cosine }: RunResult): string {
+function popularity({ popularityCosine: cosine, groups = [] }: RunResult): string {
+  const whose =
+    groups.length > 1 ? "the item popularity of one group's clients" : "the clients' item popularity";
   return cosine === undefined
     ? ''
-    : `Similarity of the clients' item popularity: ${cosine.toFixed(2)} (1: the partition says nothing).\n`;
+    : `Similarity of ${whose}: ${cosine.toFixed(2)} (1: the partition says nothing).\n`;
 }
 
 /** What did not fit the context; empty if everything did. */

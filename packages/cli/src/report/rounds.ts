@@ -78,8 +78,14 @@ export function mixingSection({ partition, rounds }: RunFiles, group: string): S
   const last = rounds.at(-1);
   if (!last || partition.clients.length === 1) return undefined;
   const title = 'Similarity and mixing';
+  const effective = new Map(
+    partition.clients.map(({ name }) => [
+      name,
+      rounds.map((record) => mixingResult(record).clients[name]?.effectiveClients),
+    ]),
+  );
   const mean = html`<p>${ownWeights(rounds)}</p>
-${mixingTable(rounds)}`;
+${mixingTable(rounds)}${roundTable('Clients in effect, of each client', effective)}`;
   const clients = partition.clients.length;
   if (clients > maxHeatClients)
     return {
@@ -109,6 +115,7 @@ ${choices('Round', group, shown.map(panel), shown.length - 1)}`,
 function mixingTable(rounds: readonly RoundFile[]): Html {
   const results = rounds.map(mixingResult);
   const knowsGroups = results.some(({ cosineMeans }) => cosineMeans);
+  const compares = !knowsGroups && results.some(({ cosine }) => cosine !== undefined);
   const chooses = results.some(({ chosen }) => chosen);
   return htmlTable({
     caption: `By round. Clients in effect: 1 / sum of a row's squared weights, mean over clients; 1 keeps its own, ${rounds.at(-1)!.clients.length} takes all alike.${knowsGroups ? ' Cosines: means over pairs of clients of one group, and of two.' : ''}`,
@@ -116,17 +123,20 @@ function mixingTable(rounds: readonly RoundFile[]): Html {
       'round',
       'clients in effect',
       ...(knowsGroups ? ['cosine within groups', 'cosine across groups'] : []),
-      ...(chooses ? ['chosen by clients'] : []),
+      ...(compares ? ['mean cosine'] : []),
+      ...(chooses ? ['chosen by clients', 'seconds of choosing'] : []),
     ],
-    rows: results.map(({ round, effectiveClients, cosineMeans, chosen }) => [
+    rows: results.map(({ round, effectiveClients, cosine, cosineMeans, chosen, candidateSeconds }) => [
       String(round),
       fixed(effectiveClients, 2),
       ...(knowsGroups ? [fixed(cosineMeans?.within, 3), fixed(cosineMeans?.across, 3)] : []),
+      ...(compares ? [fixed(cosine, 3)] : []),
       ...(chooses
         ? [
             Object.entries(chosen ?? {})
               .map(([name, clients]) => `${name} ${clients}`)
               .join(', '),
+            fixed(candidateSeconds, 1),
           ]
         : []),
     ]),

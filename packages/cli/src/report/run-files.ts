@@ -75,7 +75,7 @@ const roundFile = z
     bestOverall: best,
     roundsWithoutImprovement: count,
     bytes: z.object({ up: count, down: count }),
-    seconds: z.object({ total: z.number() }),
+    seconds: z.object({ total: z.number(), candidates: byClient.optional() }),
   })
   .refine(
     ({ clients, mixing: { matrix: weights, cosines, similarity, warmth } }) =>
@@ -105,9 +105,9 @@ const resultFile = z.object({
     .array(
       z.object({
         group: z.string().optional(),
-        data: z.string(),
-        items: count,
-        users: count,
+        data: z.string().optional(),
+        items: count.optional(),
+        users: count.optional(),
         testUsers: count,
         metrics,
         floors: z.record(z.string(), metrics),

@@ -65,20 +65,22 @@ ${result?.groups && groupTable(result.groups)}`,
 /** Data sets; of several, also what came of each, which ranks its own items only. */
 function groupTable(groups: NonNullable<ResultFile['groups']>): Html {
   const facts = ['items', 'users', 'test users'];
-  const of = ({ items, users, testUsers }: (typeof groups)[number]) => [items, users, testUsers].map(count);
+  const of = ({ items, users, testUsers }: (typeof groups)[number]) =>
+    [items, users, testUsers].map((one) => (one === undefined ? missing : count(one)));
+  const nameOf = ({ group, data }: (typeof groups)[number]) => group ?? data ?? missing;
   if (groups.length === 1)
     return htmlTable({
       caption: 'Data set',
       header: ['', ...facts],
-      rows: groups.map((one) => [one.data, ...of(one)]),
+      rows: groups.map((one) => [nameOf(one), ...of(one)]),
     });
   const floors = Object.keys(groups[0]!.floors);
   return htmlTable({
     caption: 'Groups, each over its own catalogue',
     header: ['', 'data set', ...facts, ...Object.values(shownMetrics), ...floors.map((one) => `R@10 ${one}`)],
     rows: groups.map((one) => [
-      one.group ?? one.data,
-      one.data,
+      nameOf(one),
+      one.data ?? missing,
       ...of(one),
       ...cells(one.metrics),
       ...floors.map((floor) => fixed(one.floors[floor]?.['recall@10'], 4)),
@@ -89,6 +91,8 @@ function groupTable(groups: NonNullable<ResultFile['groups']>): Html {
 function partitionSection({ partition, rounds, result }: RunFiles): Section {
   const { clients, popularityCosine } = partition;
   const remote = partition.method === 'remote';
+  const hasGroups = clients.some(({ group }) => group !== undefined);
+  const groupOf = ({ group = '' }: { readonly group?: string | undefined }) => (hasGroups ? [group] : []);
   const last = rounds.at(-1);
   const rows = clients.map(({ name, users, trainSamples, validationSamples, testUsers }) => {
     const found = result?.clients.find(({ client }) => client === name);
@@ -111,7 +115,7 @@ function partitionSection({ partition, rounds, result }: RunFiles): Section {
     body: html`${
       popularityCosine === undefined
         ? undefined
-        : html`<p>The clients' item popularity has a mean cosine of ${fixed(popularityCosine, 2)}: 1 means that the partition says nothing.</p>
+        : html`<p>The item popularity of two clients${hasGroups ? ' of one group' : undefined} has a mean cosine of ${fixed(popularityCosine, 2)}: 1 means that the partition says nothing.</p>
 `
     }${
       result?.truncatedTests
@@ -120,12 +124,17 @@ function partitionSection({ partition, rounds, result }: RunFiles): Section {
         : undefined
     }${htmlTable({
       caption: `Clients (${partition.method}); truncated: training samples whose oldest history did not fit the context`,
-      header: ['client', 'users', 'training samples', 'validation samples', 'test users', 'truncated'],
+      header: [
+        'client',
+        ...(hasGroups ? ['group'] : []),
+        ...['users', 'training samples', 'validation samples', 'test users', 'truncated'],
+      ],
+      headings: hasGroups ? 2 : 1,
       rows: [
         ...(clients.length > maxTableClients
           ? []
-          : rows.map((row, i) => [clients[i]!.name, ...row.map(shown)])),
-        [`all ${count(clients.length)}`, ...rows[0]!.map((_, column) => shown(sum(column)))],
+          : rows.map((row, i) => [clients[i]!.name, ...groupOf(clients[i]!), ...row.map(shown)])),
+        [`all ${count(clients.length)}`, ...groupOf({}), ...rows[0]!.map((_, column) => shown(sum(column)))],
       ],
     })}${likenessMaps(partition)}`,
   };

@@ -6,7 +6,7 @@ import { spread } from '@fellrec/recsys';
 import type { Config } from '../config.ts';
 import type { ItemTables } from '../item-tables.ts';
 import { mixingResult } from '../mixing.ts';
-import type { ClientResult, RunResult } from '../train.ts';
+import type { ClientResult, GroupResult, RunResult } from '../train.ts';
 import type { ServeOptions } from './options.ts';
 
 interface Tested {
@@ -70,21 +70,31 @@ export async function resultOf(
   const measured = clients.filter(({ testUsers }) => testUsers > 0);
   if (measured.length === 0)
     throw new Error('serve: no client has a test user; there is nothing to evaluate');
-  // As over all users.
-  const users = measured.reduce((sum, { testUsers }) => sum + testUsers, 0);
-  const overUsers = (metric: string) =>
-    measured.reduce((sum, { testUsers, metrics }) => sum + (testUsers / users) * metrics[metric]!, 0);
+  const groupOf = new Map(tested.map(({ client }) => [client.name, client.facts.group]));
+  const groups = [...Map.groupBy(measured, ({ client }) => groupOf.get(client))].flatMap(([group, own]) =>
+    group === undefined ? [] : [{ group, ...overUsers(own), floors: {} }],
+  );
   return {
     name: config.name,
     strategy: config.federation.strategy,
     directory: store.directory,
     rounds: history.length,
     clients,
-    pooled: Object.fromEntries(Object.keys(measured[0]!.metrics).map((name) => [name, overUsers(name)])),
+    pooled: overUsers(measured).metrics,
     spread: spread('recall@10', new Map(measured.map(({ client, metrics }) => [client, metrics]))),
     floors: {},
+    ...(groups.length > 0 && { groups }),
     mixing: history.map(mixingResult),
     truncatedTests: tested.reduce((n, { truncated }) => n + truncated, 0),
     seconds: (performance.now() - started) / 1000,
   };
+}
+
+/** As over all of their users. */
+function overUsers(clients: readonly ClientResult[]): Pick<GroupResult, 'testUsers' | 'metrics'> {
+  const users = clients.reduce((sum, { testUsers }) => sum + testUsers, 0);
+  const mean = (metric: string) =>
+    clients.reduce((sum, { testUsers, metrics }) => sum + (testUsers / users) * metrics[metric]!, 0);
+  const names = Object.keys(clients[0]!.metrics);
+  return { testUsers: users, metrics: Object.fromEntries(names.map((name) => [name, mean(name)])) };
 }

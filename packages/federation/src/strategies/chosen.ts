@@ -57,12 +57,12 @@ function assertChoosable(candidates: readonly Choice[]): void {
   const judging = named(({ candidates }) => candidates);
   if (judging.length > 0)
     throw new Error(
-      `chosen: ${judging.join(', ')} has clients judge candidates of its own; it cannot be one itself`,
+      `chosen: ${judging.join(', ')} has clients judge candidates of its own; it cannot be one itself: leave it out`,
     );
   const personal = named(({ personal }) => personal);
   if (personal.length > 0)
     throw new Error(
-      `chosen: clients train something else under ${personal.join(', ')}; it cannot be a candidate`,
+      `chosen: clients train something else under ${personal.join(', ')}; it cannot be a candidate: leave it out`,
     );
   const compared = new Set(candidates.flatMap(({ strategy: { similarityOn } }) => similarityOn ?? []));
   if (compared.size > 1)

@@ -28,8 +28,8 @@ export function factsOf(request: JoinRequest, { hash, layers }: ServedModel): Jo
       `model_hash: the server's model is ${hash}, the client's ${modelHash}; take the same weights`,
     );
   if (layersKept !== undefined) assertServed(layersKept, layers);
-  if (group !== undefined && !/^[\p{L}\p{N}_-]{1,64}$/u.test(group))
-    throw invalid('group: 1 to 64 letters, digits, "-" and "_"');
+  if (group !== undefined && !/^[\p{L}\p{N}_][\p{L}\p{N}_-]{0,63}$/u.test(group))
+    throw invalid('group: 1 to 64 letters, digits, "-" and "_", without "-" at the start');
   return { modelHash, layersKept, trainSamples, validationSamples, testUsers, group };
 }
 

@@ -26,8 +26,9 @@ export interface Partition {
     readonly users: readonly string[];
   }[];
   /**
-   * Mean cosine between the training popularity of items at two clients: near 1 the partition says nothing (users of
-   * the full Games data in five random parts: 0.94), 0.1 to 0.3 is a partition by taste.
+   * Mean cosine between the training popularity of items at two clients with one catalogue: near 1 the partition says
+   * nothing (users of the full Games data in five random parts: 0.94), 0.1 to 0.3 is a partition by taste. 1 if there are
+   * no two such clients.
    */
   readonly popularityCosine: number;
   /** Between clients, in their order; not there in runs that are older than it. */
@@ -86,14 +87,19 @@ export function joinPartitions(
     popularityCosine: blocks(({ popularityCosine }) => popularityCosine),
     itemOverlap: blocks(({ itemOverlap }) => itemOverlap),
   };
-  return { method: 'groups', clients, popularityCosine: meanBetween(likeness.popularityCosine), likeness };
+  const isWithin = (a: number, b: number) => clients[a]!.group === clients[b]!.group;
+  const popularityCosine = meanBetween(likeness.popularityCosine, isWithin);
+  return { method: 'groups', clients, popularityCosine, likeness };
 }
 
 const zeros = (count: number) => new Array<number>(count).fill(0);
 
-/** Mean over pairs of different clients; 1 of one alone. */
-function meanBetween(matrix: readonly (readonly number[])[]): number {
-  const pairs = matrix.flatMap((row, a) => row.slice(a + 1));
+/** Mean over pairs of different clients that count; 1 if none does. */
+function meanBetween(
+  matrix: readonly (readonly number[])[],
+  counts: (a: number, b: number) => boolean = () => true,
+): number {
+  const pairs = matrix.flatMap((row, a) => row.filter((_, b) => b > a && counts(a, b)));
   return pairs.length === 0 ? 1 : pairs.reduce((sum, value) => sum + value, 0) / pairs.length;
 }
 
