@@ -20,6 +20,8 @@ import { compared } from '../packages/cli/src/compare/compared.ts';
 import { withoutSamples } from '../packages/cli/src/compare/samples.ts';
 import { groupNames, injectedClients } from '../packages/cli/src/compare/tables.ts';
 import { readTrials } from '../packages/cli/src/compare/trials.ts';
+import { type MixingResult, mixingResult } from '../packages/cli/src/mixing.ts';
+import { readRunFiles } from '../packages/cli/src/report/run-files.ts';
 import { line, place } from './page.ts';
 
 /** A data folder's name, or one for each of the configuration's groups in their order. */
@@ -225,7 +227,8 @@ for (const study of chosen) {
     ...(model === undefined ? [] : [`model.path=${resolve(values.models, model)}`]),
   ];
   const config = withData(await loadConfig(join(root, file), places), data);
-  for (const [i] of seeds.entries()) place(name, markdown(await found(config, study, seeds.slice(0, i + 1))));
+  for (const [i] of seeds.entries())
+    place(name, await markdown(await found(config, study, seeds.slice(0, i + 1))));
 }
 
 async function found(config: Config, study: Study, seeds: readonly number[]): Promise<Comparison> {
@@ -254,7 +257,7 @@ function withData(config: Config, data: DataFolders): Config {
   return { ...config, groups: config.groups!.map((group, i) => ({ ...group, path: folder(data[i]!) })) };
 }
 
-function markdown({ methods, seeds, baseline }: Comparison): string {
+async function markdown({ methods, seeds, baseline }: Comparison): Promise<string> {
   const header = [
     '',
     'R@10',
@@ -275,6 +278,7 @@ function markdown({ methods, seeds, baseline }: Comparison): string {
     '',
     `Seeds ${seeds.join(', ')}; ${Math.max(...methods.map(({ users }) => users)).toLocaleString('en')} test users over all seeds. Means over users, then over seeds, ± standard deviation over seeds (which draw samples, clients and start); change with its 95 % interval and p by a paired bootstrap over users; spread and worst client of R@10 over clients; seconds of a run's rounds, or of a ranking with its test. ${sentences(methods, baseline)}`,
     ...groupLines(methods),
+    ...(await mixingLines(methods)),
     ...injectionLines(methods),
   ].join('\n');
 }
@@ -302,6 +306,42 @@ function groupLines(methods: readonly ComparedMethod[]): string[] {
         }),
       ]),
     ),
+  ];
+}
+
+/** How alike the clients' updates were, and from how many of them a mixture is, by round. */
+async function mixingLines(methods: readonly ComparedMethod[]): Promise<string[]> {
+  const compared: string[][] = [];
+  for (const { method, runs } of methods.filter(({ bytes }) => bytes)) {
+    const files = await Promise.all(runs.map(({ directory }) => readRunFiles(directory)));
+    const byRound = Map.groupBy(
+      files.flatMap(({ rounds }) => rounds.map(mixingResult)),
+      ({ round }) => round,
+    );
+    const cells = [...byRound.values()].map((seeds) => {
+      const of = (value: (one: MixingResult) => number | undefined, digits: number) => {
+        const values = seeds.flatMap((one) => value(one) ?? []);
+        return values.length === 0
+          ? '-'
+          : (values.reduce((sum, one) => sum + one, 0) / values.length).toFixed(digits);
+      };
+      const cosines = seeds.some(({ cosineMeans }) => cosineMeans)
+        ? `${of((one) => one.cosineMeans?.within, 2)}, ${of((one) => one.cosineMeans?.across, 2)}`
+        : of(({ cosine }) => cosine, 2);
+      return `${cosines}; ${of(({ effectiveClients }) => effectiveClients, 1)}`;
+    });
+    if (cells.some((cell) => !cell.startsWith('-'))) compared.push([`\`${method}\``, ...cells]);
+  }
+  if (compared.length === 0) return [];
+  const rounds = Math.max(...compared.map(({ length }) => length)) - 1;
+  const header = ['by round', ...Array.from({ length: rounds }, (_, i) => `${i + 1}`)];
+  return [
+    '',
+    line(header),
+    line(header.map(() => '---')),
+    ...compared.map(line),
+    '',
+    'Mean cosine between what two clients are compared by (of one group, then of different ones, where there are groups); from how many clients a mixture is in effect. Means over seeds.',
   ];
 }
 
