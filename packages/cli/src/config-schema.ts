@@ -56,7 +56,7 @@ const group = z
 /** Strategies that a client can choose among by its own validation samples. */
 const choosable = ['fedavg', 'fellrec', 'groups', 'uniform', 'local', 'clustered', 'fedamp'] as const;
 
-export const rankingModes = ['grounded', 'constrained', 'rerank'] as const;
+const rankingModes = ['grounded', 'constrained', 'rerank'] as const;
 export const injected = ['popularity', 'cooccurrence', 'sasrec', 'sentences'] as const;
 
 export const configSchema = z

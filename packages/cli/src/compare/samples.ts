@@ -14,7 +14,7 @@ export function apartBySamples(trials: readonly Trial[]): Trial[] {
   );
 }
 
-export function withSamples(method: string, samples: number): string {
+function withSamples(method: string, samples: number): string {
   return `${method}, ${samples} samples`;
 }
 
