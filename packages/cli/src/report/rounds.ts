@@ -1,5 +1,5 @@
 // A run round by round: losses, warmth, and who took what from whom.
-import { mixingResult } from '../mixing.ts';
+import { type MixingResult, mixingResult } from '../mixing.ts';
 import { type Figure, figure } from './chart.ts';
 import { curves } from './curves.ts';
 import { choices, heatMap } from './heat.ts';
@@ -78,14 +78,15 @@ export function mixingSection({ partition, rounds }: RunFiles, group: string): S
   const last = rounds.at(-1);
   if (!last || partition.clients.length === 1) return undefined;
   const title = 'Similarity and mixing';
+  const results = rounds.map(mixingResult);
   const effective = new Map(
     partition.clients.map(({ name }) => [
       name,
-      rounds.map((record) => mixingResult(record).clients[name]?.effectiveClients),
+      results.map(({ clients }) => clients[name]?.effectiveClients),
     ]),
   );
   const mean = html`<p>${ownWeights(rounds)}</p>
-${mixingTable(rounds)}${roundTable('Clients in effect, of each client', effective)}`;
+${mixingTable(results, last.clients.length)}${roundTable('Clients in effect, of each client', effective)}`;
   const clients = partition.clients.length;
   if (clients > maxHeatClients)
     return {
@@ -112,13 +113,12 @@ ${choices('Round', group, shown.map(panel), shown.length - 1)}`,
 }
 
 /** What each round's mixing came to. */
-function mixingTable(rounds: readonly RoundFile[]): Html {
-  const results = rounds.map(mixingResult);
+function mixingTable(results: readonly MixingResult[], clients: number): Html {
   const knowsGroups = results.some(({ cosineMeans }) => cosineMeans);
   const compares = !knowsGroups && results.some(({ cosine }) => cosine !== undefined);
   const chooses = results.some(({ chosen }) => chosen);
   return htmlTable({
-    caption: `By round. Clients in effect: 1 / sum of a row's squared weights, mean over clients; 1 keeps its own, ${rounds.at(-1)!.clients.length} takes all alike.${knowsGroups ? ' Cosines: means over pairs of clients of one group, and of two.' : ''}`,
+    caption: `By round. Clients in effect: 1 / sum of a row's squared weights, mean over clients; 1 keeps its own, ${clients} takes all alike.${knowsGroups ? ' Cosines: means over pairs of clients of one group, and of two.' : ''}`,
     header: [
       'round',
       'clients in effect',
