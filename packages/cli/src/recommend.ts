@@ -43,7 +43,7 @@ export async function recommend(
   const stored = await readRun(directory);
   const run = {
     ...stored,
-    config: withGamma(withRanking(set)(stored.config), stored.config, await gammaOf(directory, client)),
+    config: await withChosenGamma(withRanking(set)(stored.config), stored.config, directory, client),
   };
   const { config, partition } = run;
   if (!partition.clients.some(({ name }) => name === client))
@@ -78,20 +78,25 @@ export async function recommend(
   }
 }
 
-/** What a finished run chose for a client on its validation samples, where it injects something. */
-async function gammaOf(directory: string, client: string): Promise<number | undefined> {
-  const text = await readIfThere(join(directory, 'result.json'));
-  if (text === undefined) return undefined;
-  const { clients } = JSON.parse(text) as Pick<RunResult, 'clients'>;
-  return clients.find((one) => one.client === client)?.gamma;
-}
-
-/** With the gamma that was chosen before, where a run ranks as it did then: to choose it again is to ask for all validation samples. */
-function withGamma(config: Config, before: Config, gamma: number | undefined): Config {
+/**
+ * With the gamma that a finished run chose for a client, where it injects something and ranks as it did then: to choose
+ * it again is to ask for all validation samples.
+ */
+async function withChosenGamma(
+  config: Config,
+  before: Config,
+  directory: string,
+  client: string,
+): Promise<Config> {
   const { ranking, generation } = config;
   const isSame =
     JSON.stringify([ranking, generation]) === JSON.stringify([before.ranking, before.generation]);
-  return gamma !== undefined && isSame ? { ...config, ranking: { ...ranking, gamma } } : config;
+  if (ranking.inject === undefined || ranking.gamma !== 'validation' || !isSame) return config;
+  const text = await readIfThere(join(directory, 'result.json'));
+  if (text === undefined) return config;
+  const { clients } = JSON.parse(text) as Pick<RunResult, 'clients'>;
+  const gamma = clients.find((one) => one.client === client)?.gamma;
+  return gamma === undefined ? config : { ...config, ranking: { ...ranking, gamma } };
 }
 
 function findItem(catalogue: Catalogue, text: string): number {
