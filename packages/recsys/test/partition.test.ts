@@ -109,6 +109,12 @@ describe('partition', () => {
     ]);
   });
 
+  it('names a client that begins with a letter or a digit, whatever the value', () => {
+    const users = ['<18', ' ', '18-24'].map((age, i) => user(String(i), { train: [0], attributes: { age } }));
+    const found = partition(dataset(users, 1), { method: 'column', column: 'age', clients: 0, seed: 1 });
+    expect(found.clients.map(({ name }) => name).sort()).toEqual(['18', '18-24', 'none']);
+  });
+
   it('refuses impossible requests', () => {
     const data = tastes(4);
     expect(() => partition(data, { method: 'random', clients: 5, seed: 1 })).toThrow('5 clients for 4 users');

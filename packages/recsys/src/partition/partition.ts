@@ -159,11 +159,15 @@ function cluster(vectors: readonly (readonly number[])[], clients: number, seed:
   return best.clusters;
 }
 
+/** Clients' names become folders of a run, which begin with a letter, a digit or "_". */
+function folderName(label: string): string {
+  return label.replace(/[^\p{L}\p{N}_-]+/gu, '-').replace(/^-+/, '') || 'none';
+}
+
 /** Users by client; a client is named after its label. @throws if two labels make one name. */
 function group(users: readonly User[], labels: readonly string[]): Map<string, User[]> {
   const sorted = [...new Set(labels)].sort((a, b) => a.localeCompare(b, 'en', { numeric: true }));
-  // Names become folders of a run.
-  const names = new Map(sorted.map((label) => [label, label.replace(/[^\p{L}\p{N}_-]+/gu, '-') || '-']));
+  const names = new Map(sorted.map((label) => [label, folderName(label)]));
   const groups = new Map<string, User[]>([...names.values()].map((name) => [name, []]));
   if (groups.size < names.size)
     throw new Error(`partition: some of the values ${sorted.join(', ')} differ only in punctuation`);
