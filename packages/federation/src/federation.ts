@@ -60,7 +60,10 @@ export async function* federate(options: FederateOptions): AsyncGenerator<Federa
   const held = active.map((client) => heldBy(client, initial));
   let state = resume ?? startFrom(held);
   assertClients(clients, active, state);
-  assertHeld(held, initial);
+  assertHeld(
+    clients.map((client) => heldBy(client, initial)),
+    initial,
+  );
   if (participation) assertParticipation(participation, active.length);
   yield {
     type: 'run-started',

@@ -182,6 +182,21 @@ describe('a round', () => {
     expect(others.length).toBe(1);
     expect(only(events, 'round-finished').at(-1)!.clients).toEqual(['a', 'b']);
   });
+
+  it('leaves out what only a client without samples holds', async () => {
+    const initial = tensors({ x: [0, 0], deeper: [1] });
+    const some = clients.map((client) => ({ ...client, holds: (name: string) => name === 'x' }));
+    const idle = quadratic('idle', { target: [5, 5], samples: 0 });
+    const events = await all({
+      ...defaults,
+      initial,
+      clients: [...some, idle],
+      strategy: fedavg(),
+      rounds: 1,
+    });
+    const { state } = only(events, 'round-finished')[0]!;
+    expect([...(await state.parameters.get('a')!()).keys()]).toEqual(['x']);
+  });
 });
 
 describe('what goes wrong names client and round', () => {

@@ -100,7 +100,7 @@ ${mixingTable(results, last.clients.length)}${roundTable('Clients in effect, of 
   );
   const every = Math.ceil(cells / maxCells);
   const shown = rounds.filter((record, i) => i % every === 0 || record === last);
-  const largest = Math.max(...rounds.flatMap(({ mixing }) => mixing.matrix.flat()));
+  const largest = Math.max(...rounds.map(({ mixing }) => Math.max(...mixing.matrix.flat())));
   const panel = (record: RoundFile) => ({
     label: `${record.round + 1}${record.round === last.bestOverall.round ? ' (best)' : ''}`,
     body: matrices(record, largest),

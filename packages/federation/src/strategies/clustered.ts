@@ -91,7 +91,7 @@ function split(
   const isStationary = Math.sqrt(Math.max(0, squared)) < epsilon1 * lengths;
   if (!isStationary || !(Math.max(...members.map(length)) > epsilon2)) return [members];
   const [one, other] = bipartition(members, cosines);
-  const across = Math.max(...one.flatMap((i) => other.map((j) => cosines[i]![j]!)));
+  const across = Math.max(...one.map((i) => Math.max(...other.map((j) => cosines[i]![j]!))));
   return Math.sqrt((1 - across) / 2) > gammaMax ? [one, other] : [members];
 }
 
