@@ -7,6 +7,7 @@ export { layersClient, type RemoteMiddle, remoteMiddle } from './client/remote-m
 export { type ClientTransportOptions, clientTransport } from './client/transport.ts';
 export { createKeys, type KeyFile, type KeysOptions, keysProblems, writeKeys } from './keys.ts';
 export type { ActivationsEncoding } from './protocol/activations.ts';
+export type { TestResult } from './protocol/test-result.ts';
 export {
   type Authenticator,
   authenticator,
@@ -36,3 +37,4 @@ export type { RosterOptions } from './server/roster.ts';
 export { beforeRun, type RunState, runStateAfter } from './server/run-state.ts';
 export { type JoinFacts, openSessions, type Session, type Sessions } from './server/sessions.ts';
 export { type Turns, type TurnsOptions, turns } from './server/turns.ts';
+export { until } from './server/until.ts';

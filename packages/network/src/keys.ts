@@ -178,6 +178,7 @@ export async function writeKeys(
       const file = await open(partial, 'wx', secret ? 0o600 : 0o644);
       try {
         await file.writeFile(text);
+        await file.sync();
       } finally {
         await file.close();
       }

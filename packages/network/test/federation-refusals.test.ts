@@ -564,6 +564,11 @@ describe('results', () => {
     ['other users', { ...testFits, samples: 4 }, /samples is 4, but the client joined with 3/],
     ['more truncated than there are', { ...testFits, truncated: 4 }, /truncated is 4/],
     ['NaN', { ...testFits, metrics: { ndcg: Number.NaN } }, /metrics: ndcg is NaN/],
+    [
+      'a value that is none',
+      { ...testFits, metrics: { ndcg: 1.5 } },
+      /metrics: ndcg is 1.5; a metric is from 0 to 1/,
+    ],
     ['a name that is none', { ...testFits, metrics: { ['__proto__']: 1 } }, /is no name/],
     ['a name without end', { ...testFits, metrics: { ['n'.repeat(65)]: 1 } }, /is no name/],
     [

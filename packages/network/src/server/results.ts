@@ -46,6 +46,7 @@ export function testResultOf(request: ReportResultRequest, { testUsers }: JoinFa
     if (!metricName.test(name))
       throw invalid(`metrics: ${JSON.stringify(name.slice(0, 100))} is no name such as "recall@10"`);
     finite(`metrics: ${name}`, value);
+    if (value < 0 || value > 1) throw invalid(`metrics: ${name} is ${value}; a metric is from 0 to 1`);
   }
   return { metrics: Object.fromEntries(entries), users: samples, truncated };
 }

@@ -49,8 +49,8 @@ export interface Order<K extends Kind> {
 interface Open {
   readonly task: Task;
   readonly ending: AbortController;
-  /** Last one that the client spoke of. */
-  step?: number;
+  /** The last step that the client spoke of, and how many it said there are. */
+  said?: Pick<TrainingProgress, 'step' | 'steps'>;
   resolve(result: Results[Kind]): void;
   reject(reason: unknown): void;
 }
@@ -152,8 +152,10 @@ export class ClientTasks {
   /** Of the open task. */
   progress({ onProgress }: Task<'train'>, progress: TrainingProgress): void {
     const open = this.#open!;
-    if (open.step === progress.step) return; // Said twice: the first answer was lost.
-    open.step = progress.step;
+    // Said twice, where the first answer was lost; and a client has at most as many steps as it first says.
+    const { step, steps } = open.said ?? { step: 0, steps: progress.steps };
+    if (progress.step <= step || progress.step > steps) return;
+    open.said = { step: progress.step, steps };
     onProgress?.(progress);
   }
 

@@ -1,4 +1,4 @@
-// A stream that may have to end before its sender says so.
+// A stream that may have to end before its source does.
 
 /** The items, up to the moment in which the signal is aborted. @throws its reason then */
 export async function* until<T>(signal: AbortSignal, items: AsyncIterable<T>): AsyncGenerator<T> {
