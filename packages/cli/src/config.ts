@@ -58,6 +58,8 @@ export function assertForRemote({ federation, training, ranking }: Config, file:
   const problems = [
     federation.strategy === 'ditto' &&
       'federation.strategy: under ditto clients keep a model of their own, which remote ones cannot yet; take another one, or clients in this process',
+    federation.strategy === 'centralized' &&
+      'federation.strategy: centralized has one client with all data, which remote ones do not share; take fedavg, or clients in this process',
     training.targetsPerUser > 1 &&
       'training.targetsPerUser: remote clients count their samples before they know the settings, one target a user; leave it out',
     usesFedamp(federation) &&
@@ -141,7 +143,7 @@ export function usesGroups({ federation }: Pick<Config, 'federation'>): boolean 
   return strategy === 'groups' || (strategy === 'chosen' && candidates.includes('groups'));
 }
 
-function usesFedamp({ strategy, candidates }: Parsed['federation']): boolean {
+export function usesFedamp({ strategy, candidates }: Parsed['federation']): boolean {
   return strategy === 'fedamp' || (strategy === 'chosen' && candidates.includes('fedamp'));
 }
 

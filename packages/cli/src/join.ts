@@ -1,4 +1,5 @@
 // A client of a run on a server: it has the data, its layers of the model and its credentials, and does what it is asked.
+import { readdir } from 'node:fs/promises';
 import { resolve } from 'node:path';
 import { placeWhole } from '@fellrec/federation';
 import type { NamedTensors } from '@fellrec/graph';
@@ -80,6 +81,7 @@ export interface JoinResult {
 export async function join(options: JoinOptions): Promise<JoinResult> {
   const progress = options.progress ?? silent;
   assertOwn(options);
+  if (options.output !== undefined) await assertReplaceable(options.output);
   const checkpoint = await openAny(options.model, options.cache);
   const o = { ...options, k: layersKept(checkpoint, options.k) };
   const dataset = await readDataset(o.data);
@@ -126,6 +128,22 @@ function assertOwn({ set = [], group }: JoinOptions): void {
     );
   if (group !== undefined && !label.safeParse(group).success)
     throw new ConfigError('join: --group: 1 to 64 letters, digits, "-" and "_", without "-" at the start');
+}
+
+/** What an adapter or an encoder consists of. */
+const written = ['adapter_config.json', 'adapter_model.safetensors', 'config.json', 'model.safetensors'];
+
+/** @throws if a folder is there that holds more than an earlier run wrote */
+async function assertReplaceable(output: string): Promise<void> {
+  const names = await readdir(output).catch((cause: NodeJS.ErrnoException) => {
+    if (cause.code === 'ENOENT') return [];
+    throw new Error(`join: cannot write to ${output}: ${cause.message}`, { cause });
+  });
+  const foreign = names.filter((name) => !written.includes(name));
+  if (foreign.length > 0)
+    throw new Error(
+      `join: ${output} holds other files (${foreign.slice(0, 3).join(', ')}), and what is written replaces the folder; choose another one`,
+    );
 }
 
 interface Joined {

@@ -67,6 +67,9 @@ export function progressOn(stream: NodeJS.WriteStream): Progress {
         case 'client-skipped':
           line(`  ${event.client}: has no training samples and takes no part`);
           break;
+        case 'client-absent':
+          line(`  ${event.phase} goes on without ${event.client}: ${event.reason}`);
+          break;
         case 'round-started':
           line(`round ${event.round + 1}`);
           break;

@@ -1,16 +1,17 @@
 // Recommendations from a stored run: a client's best adapter, a history in, ranked titles out.
+import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { openRun } from '@fellrec/federation';
 import { type Catalogue, historyLength, type Recommendation } from '@fellrec/recsys';
+import { z } from 'zod';
 import { type Config, withRanking } from './config.ts';
 import { initialParameters, rankerOf, startOf, storeFormat } from './experiment.ts';
 import { itemTables } from './item-tables.ts';
 import { type Progress, silent } from './progress.ts';
 import { withRankingOptions } from './ranking.ts';
-import { readIfThere } from './read-if-there.ts';
+import { readJson } from './read-json.ts';
 import { openStored, readRun } from './stored-run.ts';
 import { recommendingWith } from './strategy.ts';
-import type { RunResult } from './train.ts';
 
 export interface RecommendedTitle extends Omit<Recommendation, 'item'> {
   readonly id: string;
@@ -92,12 +93,16 @@ async function withChosenGamma(
   const isSame =
     JSON.stringify([ranking, generation]) === JSON.stringify([before.ranking, before.generation]);
   if (ranking.inject === undefined || ranking.gamma !== 'validation' || !isSame) return config;
-  const text = await readIfThere(join(directory, 'result.json'));
-  if (text === undefined) return config;
-  const { clients } = JSON.parse(text) as Pick<RunResult, 'clients'>;
+  const file = join(directory, 'result.json');
+  if (!existsSync(file)) return config;
+  const { clients } = await readJson(file, chosenGammas);
   const gamma = clients.find((one) => one.client === client)?.gamma;
   return gamma === undefined ? config : { ...config, ranking: { ...ranking, gamma } };
 }
+
+const chosenGammas = z.object({
+  clients: z.array(z.object({ client: z.string(), gamma: z.number().optional() })),
+});
 
 function findItem(catalogue: Catalogue, text: string): number {
   const byId = catalogue.items.findIndex(({ id }) => id === text);

@@ -1,11 +1,13 @@
 // Runs as they lie in their folders: where, with which settings, and opened again with what they were made of.
-import { readFile } from 'node:fs/promises';
+import { existsSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import type { Partition } from '@fellrec/recsys';
-import { type Config, completed, parseConfig } from './config.ts';
+import { z } from 'zod';
+import { type Config, completed, parseConfig, remoteData } from './config.ts';
 import { configSchema } from './config-schema.ts';
 import { type Experiment, openExperiment, type Report } from './experiment.ts';
 import { groupConfigs } from './groups.ts';
+import { readJson } from './read-json.ts';
 
 export function runDirectory(config: Config): string {
   return resolve(config.runs, config.name);
@@ -18,11 +20,27 @@ export function changesOf(stored: Readonly<Record<string, unknown>>, record: obj
   );
 }
 
+/** @throws if a run that is to go on was made with other settings that matter */
+export function assertSameSettings(
+  directory: string,
+  stored: Readonly<Record<string, unknown>>,
+  record: object,
+): void {
+  const different = changesOf(stored, record);
+  if (different.length > 0)
+    throw new Error(
+      `run: ${directory} was made with other settings: ${different.join(', ')}; resume with the same, or start again with --force`,
+    );
+}
+
 /** A stored configuration, with defaults for settings that are younger than the run. */
-function storedSettings(config: unknown): unknown {
-  const { dataset, modelHash, ...settings } = config as Record<string, unknown>;
-  const parsed = configSchema.safeParse(settings);
-  return parsed.success ? { ...completed(parsed.data, 'config.json'), dataset, modelHash } : config;
+function storedSettings(config: Readonly<Record<string, unknown>>): object {
+  const { dataset, modelHash, clients, ...settings } = config;
+  const isRemote = clients === 'remote';
+  const parsed = configSchema.safeParse(isRemote ? { ...settings, data: { path: remoteData } } : settings);
+  if (!parsed.success) return config;
+  const { data, ...others } = completed(parsed.data, 'config.json');
+  return { ...others, ...(isRemote ? { clients } : { data, dataset }), modelHash };
 }
 
 /** Settings that may differ when a run goes on: they do not change what its rounds compute. */
@@ -82,28 +100,45 @@ export async function openStored(
   );
 }
 
+const configFile = 'config.json';
+
+/** config.json of a run as it is. @throws if it is no run */
+export async function storedConfig(directory: string): Promise<Record<string, unknown>> {
+  const file = join(directory, configFile);
+  if (!existsSync(file)) throw new Error(`run: ${directory} is no run (it has no ${configFile})`);
+  return readJson(file, z.record(z.string(), z.unknown()));
+}
+
 /** A stored run's configuration and partition. */
 export async function readRun(directory: string): Promise<StoredRun> {
-  const file = join(directory, 'config.json');
-  const text = await readFile(file, 'utf8').catch((cause) => {
-    throw new Error(`run: ${directory} is no run (it has no config.json)`, { cause });
-  });
-  const stored = JSON.parse(text) as Record<string, unknown>;
+  const stored = await storedConfig(directory);
   if (stored.clients === 'remote')
     throw new Error(
       `run: the clients of ${directory} are remote, and their data is with them; their best parameters are in ${join(directory, 'best')}`,
     );
   const { dataset: _, modelHash: __, ...config } = stored;
-  return { config: parseConfig(config, file), partition: await readPartition(directory), stored };
+  return {
+    config: parseConfig(config, join(directory, configFile)),
+    partition: await readPartition(directory),
+    stored,
+  };
 }
 
 export async function readPartition(directory: string): Promise<Partition> {
   const file = join(directory, 'clients.json');
-  const text = await readFile(file, 'utf8').catch((cause) => {
+  if (!existsSync(file))
     throw new Error(
       `run: ${directory} is no run that can go on (it has no clients.json); start it without --resume`,
-      { cause },
     );
-  });
-  return JSON.parse(text) as Partition;
+  return readJson(file, partitionFile);
 }
+
+const matrix = z.array(z.array(z.number()));
+const partitionFile: z.ZodType<Partition> = z.object({
+  method: z.enum(['kmeans', 'random', 'column', 'groups']),
+  clients: z
+    .array(z.object({ name: z.string(), group: z.string().exactOptional(), users: z.array(z.string()) }))
+    .min(1),
+  popularityCosine: z.number(),
+  likeness: z.object({ popularityCosine: matrix, itemOverlap: matrix }).exactOptional(),
+});

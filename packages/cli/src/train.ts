@@ -1,3 +1,4 @@
+// A run of a configuration: its rounds, then what each client's best adapter does for its test users.
 import { join } from 'node:path';
 import { createRun, federate, openRun, type RunStore, writeWhole } from '@fellrec/federation';
 import { rowProducts } from '@fellrec/graph';
@@ -29,7 +30,7 @@ import { itemTables } from './item-tables.ts';
 import { type MixingResult, mixingResult } from './mixing.ts';
 import { type Progress, silent } from './progress.ts';
 import { type Asked, withRankingOptions } from './ranking.ts';
-import { changesOf, openStored, readPartition, readRun, runDirectory } from './stored-run.ts';
+import { assertSameSettings, openStored, readPartition, readRun, runDirectory } from './stored-run.ts';
 import { federationStart, recommendingWith, strategyOf } from './strategy.ts';
 
 export interface ClientResult {
@@ -129,7 +130,7 @@ export async function train(
       await store.record(event);
       progress.event(event);
     }
-    const { result, users } = await evaluateRun(experiment, store, directory, progress, started);
+    const { result, users } = await evaluateRun(experiment, { store, progress, started });
     await writeUserMetrics(directory, users);
     await writeResult(result);
     return result;
@@ -155,7 +156,7 @@ export async function evaluate(
   try {
     const store = await openRun(directory, storeFormat(experiment));
     try {
-      return (await evaluateRun(experiment, store, directory, progress, performance.now())).result;
+      return (await evaluateRun(experiment, { store, progress, started: performance.now() })).result;
     } finally {
       await store.close();
     }
@@ -192,10 +193,7 @@ export async function* trainedClients(
 
 async function evaluateRun(
   experiment: Experiment,
-  store: RunStore,
-  directory: string,
-  progress: Progress,
-  started: number,
+  { store, progress, started }: { store: RunStore; progress: Progress; started: number },
 ): Promise<{ readonly result: RunResult; readonly users: UserMetrics }> {
   const { config, clients } = experiment;
   const history = await store.history();
@@ -240,7 +238,7 @@ async function evaluateRun(
   const result = {
     name: config.name,
     strategy: config.federation.strategy,
-    directory,
+    directory: store.directory,
     rounds: history.length,
     clients: results,
     pooled: meanMetrics([...users.values()]),
@@ -287,10 +285,6 @@ async function openStore(
     return createRun(o.directory, { config: record, clients: partition, force: o.force ?? false }, format);
   // Before the store is opened, which clears away what these settings do not keep.
   const { stored } = await readRun(o.directory);
-  const different = changesOf(stored, record);
-  if (different.length > 0)
-    throw new Error(
-      `run: ${o.directory} was made with other settings: ${different.join(', ')}; resume with the same, or start again with --force`,
-    );
+  assertSameSettings(o.directory, stored, record);
   return openRun(o.directory, format);
 }

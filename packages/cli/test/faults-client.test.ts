@@ -71,6 +71,7 @@ test('a client that is stopped until a round has gone on without it takes part i
   expect(late!.stderr).toMatch(
     /task 1-train-client-2-\w+ is given up: .*round 2 went on without client-2: it was later than 4 s/,
   );
+  expect(server.stderr).toContain('  training goes on without client-2: it was later than 4 s\n');
   expect(Object.keys(before)).not.toEqual([]);
   expect(after).toEqual(before);
   const second = await readJson(round(1), 'round.json');

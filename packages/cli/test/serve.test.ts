@@ -1,5 +1,5 @@
 // Whether a server begins a run, goes on with one, or refuses before it listens.
-import { readFile, writeFile } from 'node:fs/promises';
+import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { clientTransport, connect, createKeys, writeKeys } from '@fellrec/network';
 import { importDataset } from '@fellrec/recsys';
@@ -15,7 +15,7 @@ let key: (name: string) => string;
 beforeAll(async () => {
   place = await workspace();
   key = (name) => join(place.folder, 'keys', name);
-  const keys = await createKeys({ clients: ['client-0'], hosts: ['127.0.0.1'], days: 1 });
+  const keys = await createKeys({ clients: ['client-0', 'client-1'], hosts: ['127.0.0.1'], days: 1 });
   await writeKeys(join(place.folder, 'keys'), keys, { force: false });
 });
 afterAll(() => place?.remove());
@@ -26,12 +26,12 @@ const serving = async (settings: Parameters<Workspace['config']>[0], ...more: st
     ...more,
   );
 
-type Watched = Pick<ServeOptions, 'resume' | 'signal' | 'progress'>;
+type Watched = Pick<ServeOptions, 'resume' | 'signal' | 'progress' | 'clients'>;
 
 /** Starts a server, in this process. */
 async function serverOf(name: string, o: Watched) {
   const config = await loadConfig(await place.config({ name }), [], { remote: true });
-  return servedHere(config, key('tokens.json'), o);
+  return servedHere(config, key('tokens.json'), { clients: ['client-0'], ...o });
 }
 
 /** Starts a run and stops it as soon as it has begun; its client does nothing. Returns what the server said. */
@@ -47,14 +47,19 @@ async function begin(name: string, resume: boolean): Promise<string[]> {
     },
     signal: stop.signal,
   });
-  const { hash } = JSON.parse((await fellrec('model', 'info', embeddedModel, '--json')).stdout);
-  await connect({
-    transport: await clientTransport({ server: address, token: key('client-0.token') }),
-    facts: { modelHash: hash, layersKept: 1, trainSamples: 3, validationSamples: 2, testUsers: 1 },
-    giveUpSeconds: 10,
-  });
+  await enter(address, 'client-0', 3);
   await expect(served).rejects.toThrow('stopped; complete rounds are safe, go on with --resume');
   return said;
+}
+
+/** Joins, and does nothing. */
+async function enter(address: string, client: string, trainSamples: number): Promise<void> {
+  const { hash } = JSON.parse((await fellrec('model', 'info', embeddedModel, '--json')).stdout);
+  await connect({
+    transport: await clientTransport({ server: address, token: key(`${client}.token`) }),
+    facts: { modelHash: hash, layersKept: 1, trainSamples, validationSamples: 2, testUsers: 1 },
+    giveUpSeconds: 10,
+  });
 }
 
 test('a run goes on with the settings it began with only', async () => {
@@ -64,15 +69,55 @@ test('a run goes on with the settings it began with only', async () => {
     { name: 'changed', training: { learningRate: 0.1 }, federation: { rounds: 3 } },
     '--resume',
   );
-  expect(
-    stderr.replace(place.folder, ''),
-  ).toBe(`fellrec: run: /runs/changed was started with another configuration:
-  training.learningRate: 0.003, now 0.1
-  federation.rounds: 2, now 3
-`);
+  expect(stderr.replace(place.folder, '')).toBe(
+    'fellrec: run: /runs/changed was made with other settings: training.learningRate; resume with the same, or start again with --force\n',
+  );
   expect(code).toBe(1);
   expect(await filesOf(place.run('changed'))).toEqual(before);
   expect(await begin('changed', true)).toEqual([]);
+});
+
+test('a run that is older than a setting goes on with its default', async () => {
+  await begin('older', false);
+  const file = join(place.run('older'), 'config.json');
+  const { federation, ...settings } = JSON.parse(await readFile(file, 'utf8'));
+  delete federation.weighting;
+  await writeFile(file, JSON.stringify({ ...settings, federation, threads: 3 }));
+  expect(await begin('older', true)).toEqual([]);
+});
+
+test('a client without training samples is no part of the quorum', async () => {
+  const stop = new AbortController();
+  const skipped: string[] = [];
+  const { served, address } = await serverOf('skipping', {
+    clients: ['client-0', 'client-1'],
+    progress: {
+      ...silent,
+      event(event) {
+        if (event.type === 'client-skipped') skipped.push(event.client);
+        if (event.type === 'round-started') stop.abort();
+      },
+    },
+    signal: stop.signal,
+  });
+  await enter(address, 'client-0', 3);
+  await enter(address, 'client-1', 0);
+  await expect(served).rejects.toThrow('stopped');
+  expect(skipped).toEqual(['client-1']);
+});
+
+test('a folder that holds other files is not replaced by what a client learned', async () => {
+  const folder = join(place.folder, 'own');
+  await mkdir(folder);
+  await writeFile(join(folder, 'thesis.txt'), '');
+  const { code, stderr } = await fellrec(
+    ...['join', 'https://localhost:1', '--token', key('client-0.token'), '--data', place.folder],
+    ...['--model', embeddedModel, '-o', folder],
+  );
+  expect(stderr).toBe(
+    `fellrec: join: ${folder} holds other files (thesis.txt), and what is written replaces the folder; choose another one\n`,
+  );
+  expect(code).toBe(1);
 });
 
 test('with --resume and nothing to go on with, it says that a new run starts', async () => {

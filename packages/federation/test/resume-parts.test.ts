@@ -122,7 +122,7 @@ describe.each([
     for (const stop of [1, 2, 4, 5]) {
       const directory = join(scratch, `stopped-${stop}`);
       await goOn(await createRun(directory, contents, format), stop);
-      await goOn(await openRun(directory, format, contents.config), Number.POSITIVE_INFINITY);
+      await goOn(await openRun(directory, format), Number.POSITIVE_INFINITY);
       expect(await bytesOf(directory), `after ${stop} rounds`).toEqual(whole);
     }
   });

@@ -91,7 +91,7 @@ describe.each([
       const whole = await filesOf(folder(rounds));
       for (let stop = 1; stop < rounds; stop++) {
         await goOn(await createRun(folder(stop), contents, format), strategy, stop);
-        await goOn(await openRun(folder(stop), format, contents.config), strategy, rounds + 1);
+        await goOn(await openRun(folder(stop), format), strategy, rounds + 1);
         expect(await filesOf(folder(stop)), `after ${stop} rounds`).toEqual(whole);
       }
       const clusters = Array.from(

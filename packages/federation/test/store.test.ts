@@ -119,15 +119,6 @@ describe('a run', () => {
     await expect(openRun(directory, format)).rejects.toThrow('no config.json');
   });
 
-  it('goes on with its own configuration only', async () => {
-    await (await createRun(directory, contents, format)).close();
-    const other = { seed: 2, training: { epochs: 2, warmup: 1 } };
-    await expect(openRun(directory, format, other)).rejects.toThrow(
-      /another configuration:\n {2}seed: 1, now 2\n {2}training.warmup: undefined, now 1$/,
-    );
-    await (await openRun(directory, format, contents.config)).close();
-  });
-
   it('names what is damaged', async () => {
     const store = await createRun(directory, contents, format);
     await train(store, 1);

@@ -1,6 +1,5 @@
 // A report: one HTML file that loads nothing, made of sections.
-import { randomUUID } from 'node:crypto';
-import { open, rename, rm } from 'node:fs/promises';
+import { writeWhole } from '@fellrec/federation';
 import { Html, html } from './html.ts';
 
 export interface Section {
@@ -83,18 +82,7 @@ ${section.body}</section>
 
 /** Writes the report, whole or not at all: a report that is there already stays until the new one is complete. */
 export async function writeReport(file: string, title: string, sections: readonly Section[]): Promise<void> {
-  const aside = `${file}.${randomUUID()}.tmp`;
-  try {
-    const handle = await open(aside, 'w');
-    try {
-      await handle.writeFile(page(title, sections));
-      await handle.sync();
-    } finally {
-      await handle.close();
-    }
-    await rename(aside, file);
-  } catch (cause) {
-    await rm(aside, { force: true });
+  await writeWhole(file, page(title, sections)).catch((cause) => {
     throw new Error(`report: cannot write ${file}: ${(cause as Error).message}`, { cause });
-  }
+  });
 }

@@ -1,8 +1,9 @@
 // A run's folder as what a report draws: its files as they are, without the model and without anybody's data.
-import { readdir, readFile, stat } from 'node:fs/promises';
+import { readdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
 import { readUserMetrics, type UserMetrics } from '../compare/user-metrics.ts';
+import { readJson } from '../read-json.ts';
 import { maxRunBytes } from './limits.ts';
 
 const count = z.number().int().nonnegative();
@@ -151,11 +152,11 @@ export async function readRunFiles(directory: string): Promise<RunFiles> {
 
   const run = {
     directory,
-    config: await parsed(config, configFile),
-    partition: await parsed(clients, clientsFile),
-    rounds: await Promise.all(rounds.map((file) => parsed(file, roundFile))),
+    config: await readJson(config, configFile),
+    partition: await readJson(clients, clientsFile),
+    rounds: await Promise.all(rounds.map((file) => readJson(file, roundFile))),
   };
-  const found = (await sizeOf(result)) === undefined ? undefined : await parsed(result, resultFile);
+  const found = (await sizeOf(result)) === undefined ? undefined : await readJson(result, resultFile);
   const missing = missingOf(run, found);
   if (!found || missing !== undefined) return { ...run, missing: missing! };
   const users = await readUserMetrics(directory);
@@ -189,23 +190,6 @@ async function assertReadable(directory: string, files: readonly string[]): Prom
     throw new Error(
       `report: the files of ${directory} have ${Math.ceil(bytes / 2 ** 20)} MiB; a report is made of at most ${maxRunBytes / 2 ** 20}`,
     );
-}
-
-async function parsed<T>(file: string, schema: z.ZodType<T>): Promise<T> {
-  const damaged = (what: string, cause: unknown) =>
-    new Error(`report: ${file} is damaged: ${what}; put it back, or train again`, { cause });
-  const text = await readFile(file, 'utf8').catch((cause) => {
-    throw damaged(cause.code === 'ENOENT' ? 'it is not there' : cause.message, cause);
-  });
-  let value: unknown;
-  try {
-    value = JSON.parse(text);
-  } catch (cause) {
-    throw damaged((cause as Error).message, cause);
-  }
-  const found = schema.safeParse(value);
-  if (!found.success) throw damaged(z.prettifyError(found.error), found.error);
-  return found.data;
 }
 
 /** A result is of all rounds that are there: one of fewer was left by a run that went on. */

@@ -15,7 +15,6 @@ import {
   openSessions,
   type Recording,
   type RosterOptions,
-  type RunState,
   type ServerMetrics,
   type ServerReadings,
   serverLog,
@@ -42,16 +41,24 @@ export interface OpenServer {
   close(): Promise<void>;
 }
 
-export async function open(
-  config: Config,
-  model: ModelParts,
-  o: ServeOptions &
-    Pick<RosterOptions, 'expected' | 'quorum' | 'known'> &
-    Pick<FederationServiceOptions, 'onFailed'> & { readonly recording: Recording | undefined },
-  identities: ReturnType<typeof authenticator>,
-  metrics: ServerMetrics,
-  runState: () => RunState,
-): Promise<OpenServer> {
+export type OpenOptions = ServeOptions &
+  Pick<RosterOptions, 'expected' | 'quorum' | 'known'> &
+  Pick<FederationServiceOptions, 'onFailed' | 'runState'> & {
+    readonly config: Config;
+    readonly model: ModelParts;
+    readonly identities: ReturnType<typeof authenticator>;
+    readonly metrics: ServerMetrics;
+    readonly recording: Recording | undefined;
+  };
+
+export async function open({
+  config,
+  model,
+  identities,
+  metrics,
+  recording,
+  ...o
+}: OpenOptions): Promise<OpenServer> {
   const { layerCount: count } = model.layers.model;
   const first = Math.max(o.firstLayer, model.checkpoint.part?.k ?? 0);
   const shared = turns(model.layers, { maxTokens: o.maxTokens });
@@ -82,7 +89,7 @@ export async function open(
     waitSeconds: o.waitSeconds,
     model: { hash: model.checkpoint.hash, layers: { count, first } },
     settingsJson: JSON.stringify(settingsOf(config)),
-    runState,
+    runState: o.runState,
     maxUploadBytes,
     onFailed: o.onFailed,
     shareOf: (facts: JoinFacts) => {
@@ -107,7 +114,7 @@ export async function open(
     metrics,
     log: serverLog(o.logLevel),
     maxMessageBytes,
-    interceptor: o.recording?.interceptor,
+    interceptor: recording?.interceptor,
   });
   return {
     listening,

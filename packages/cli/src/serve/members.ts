@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import type { JoinFacts, RemoteClient } from '@fellrec/network';
 import { z } from 'zod';
 import { ConfigError } from '../config.ts';
-import { readPartition } from '../stored-run.ts';
+import { readJson } from '../read-json.ts';
 import type { ServeOptions } from './options.ts';
 
 export function membersOf(clients: readonly RemoteClient[]): z.infer<typeof membersSchema> {
@@ -43,7 +43,7 @@ export async function begunBy(
     throw new Error(
       `run: ${directory} exists; go on with it (--resume), replace it (--force) or choose another name`,
     );
-  const members = membersSchema.safeParse(await readPartition(directory));
+  const members = membersSchema.safeParse(await readJson(join(directory, 'clients.json'), z.unknown()));
   if (!members.success)
     throw new Error(
       `run: clients.json of ${directory} is not of a run with remote clients; go on with "fellrec train --resume", or choose another name:\n${z.prettifyError(members.error)}`,

@@ -21,22 +21,19 @@ import {
   runStateAfter,
   type ServerMetrics,
   serverMetrics,
+  until,
 } from '@fellrec/network';
 import { type ModelParts, openModel } from '../backends.ts';
-import { type Config, ConfigError, usesGroups } from '../config.ts';
+import { type Config, ConfigError, usesFedamp, usesGroups } from '../config.ts';
 import { type ItemTables, itemTables } from '../item-tables.ts';
 import { type Progress, silent } from '../progress.ts';
-import { holds } from '../split.ts';
-import { runDirectory } from '../stored-run.ts';
+import { assertSameSettings, runDirectory, storedConfig } from '../stored-run.ts';
 import { strategyOf } from '../strategy.ts';
 import { type RunResult, writeResult } from '../train.ts';
 import { type OpenServer, open } from './listening.ts';
 import { begunBy, membersOf } from './members.ts';
 import { assertOptions, type ServeOptions } from './options.ts';
-import { resultOf, test } from './tested.ts';
-
-/** The server was told to stop before the run was over. */
-class Stopped extends Error {}
+import { hasPart, resultOf, test } from './tested.ts';
 
 export async function serve(config: Config, o: ServeOptions): Promise<RunResult> {
   const strategy = strategyOf(config);
@@ -66,30 +63,27 @@ export async function serve(config: Config, o: ServeOptions): Promise<RunResult>
   const { stopped, work } = stopping(o.signal);
   try {
     // Before it listens: a run that cannot go on has no use for clients.
-    if (begun) store = await openRun(directory, model.format, record);
+    if (begun) {
+      assertSameSettings(directory, await storedConfig(directory), record);
+      store = await openRun(directory, model.format);
+    }
     if (o.record !== undefined) recording = await openRecorder(o.record, progress);
-    server = await open(
+    server = await open({
+      ...o,
       config,
       model,
-      {
-        ...o,
-        expected,
-        quorum,
-        known: begun,
-        recording,
-        onFailed: (client, reason) => progress.line(`${client} failed and left: ${reason}`),
-      },
       identities,
       metrics,
-      () => state,
-    );
+      expected,
+      quorum,
+      known: begun,
+      recording,
+      runState: () => state,
+      onFailed: (client, reason) => progress.line(`${client} failed and left: ${reason}`),
+    });
     o.onListening?.(server.listening.address);
     const clients = await Promise.race([server.federation.joined(), stopped]);
-    const nowhere = clients.filter(({ facts }) => facts.group === undefined).map(({ name }) => name);
-    if (usesGroups(config) && nowhere.length > 0)
-      throw new Error(
-        `serve: ${nowhere.join(', ')} said no group, and averages are inside groups; join with --group`,
-      );
+    assertFit(config, clients);
     store ??= await createRun(
       directory,
       { config: record, clients: membersOf(clients), force: o.force ?? false },
@@ -98,29 +92,27 @@ export async function serve(config: Config, o: ServeOptions): Promise<RunResult>
     const products = rowProducts(runtime);
     try {
       const all = await model.initialParameters(config.seed);
-      const held = clients.map(({ facts }) => holds(config, facts.layersKept, model.layers.model.layerCount));
-      const initial = new Map([...all].filter(([name]) => held.some((holds) => holds(name))));
+      const initial = new Map([...all].filter(([name]) => clients.some((client) => hasPart(client, name))));
       const tables = itemTables(config, store, initial);
       const resume = await store.state();
+      const training = clients.filter(({ samples }) => samples > 0).length;
       const events = federate({
         clients: clients.map((client) => atWork(client, tables, work)),
         strategy,
         initial,
         rounds: config.federation.rounds,
         patience: config.federation.patience,
-        participation: { quorum: Math.min(quorum, clients.length), deadlineSeconds: o.deadlineSeconds },
+        participation: { quorum: Math.min(quorum, training), deadlineSeconds: o.deadlineSeconds },
         ...(resume && { resume }),
         products,
         spill: { directory: store.directory },
       });
       try {
-        for (;;) {
-          const next = await Promise.race([events.next(), stopped]);
-          if (next.done) break;
-          await store.record(next.value);
-          state = runStateAfter(state, next.value);
-          watch(metrics, next.value);
-          progress.event(next.value);
+        for await (const event of until(work, events)) {
+          await store.record(event);
+          state = runStateAfter(state, event);
+          watch(metrics, event);
+          progress.event(event);
         }
       } finally {
         // Of a round that does not end, nothing may go on, its deadline least of all.
@@ -131,7 +123,14 @@ export async function serve(config: Config, o: ServeOptions): Promise<RunResult>
         state = { ...state, delivered: state.delivered + 1 };
         progress.report('tested clients', state.delivered, clients.length);
       };
-      const tested = test(clients, store, tables, initial, held, o, quorum < expected.length, onTested);
+      const tested = test({
+        clients,
+        store,
+        tables,
+        initial,
+        ...(quorum < expected.length && { deadlineSeconds: o.deadlineSeconds }),
+        onTested,
+      });
       const result = await resultOf(config, store, await Promise.race([tested, stopped]), started);
       await writeResult(result);
       state = { ...state, phase: Phase.FINISHED };
@@ -147,6 +146,20 @@ export async function serve(config: Config, o: ServeOptions): Promise<RunResult>
     await recording?.close();
     await model.layers.release();
   }
+}
+
+/** @throws if clients lack what the strategy needs of them */
+function assertFit(config: Config, clients: readonly RemoteClient[]): void {
+  const nowhere = clients.filter(({ facts }) => facts.group === undefined).map(({ name }) => name);
+  if (usesGroups(config) && nowhere.length > 0)
+    throw new Error(
+      `serve: ${nowhere.join(', ')} said no group, and averages are inside groups; join with --group`,
+    );
+  const kept = new Set(clients.map(({ facts }) => facts.layersKept));
+  if (usesFedamp(config.federation) && config.split.adapters === 'client-layers' && kept.size > 1)
+    throw new Error(
+      "serve: under fedamp a layer that only two clients hold can be mixed of the other's alone, which remote clients must not see; let all join with the same --k",
+    );
 }
 
 /** What config.json says: data is the clients' affair. */
@@ -199,8 +212,9 @@ function stopping(signal: AbortSignal | undefined): {
   const { promise: stopped, reject } = Promise.withResolvers<never>();
   const work = new AbortController();
   const stop = () => {
-    work.abort(new Error('the server was stopped'));
-    reject(new Stopped('serve: stopped; complete rounds are safe, go on with --resume'));
+    const reason = new Error('serve: stopped; complete rounds are safe, go on with --resume');
+    work.abort(reason);
+    reject(reason);
   };
   if (signal?.aborted) stop();
   signal?.addEventListener('abort', stop, { once: true });

@@ -1,13 +1,13 @@
 // The end of a run: clients test what they trained, and what they found is the run's result.
 import type { RunStore } from '@fellrec/federation';
 import type { NamedTensors } from '@fellrec/graph';
-import type { RemoteClient } from '@fellrec/network';
+import type { RemoteClient, TestResult } from '@fellrec/network';
 import { spread } from '@fellrec/recsys';
 import type { Config } from '../config.ts';
 import type { ItemTables } from '../item-tables.ts';
 import { mixingResult } from '../mixing.ts';
+import { shownMetrics } from '../table.ts';
 import type { ClientResult, GroupResult, RunResult } from '../train.ts';
-import type { ServeOptions } from './options.ts';
 
 interface Tested {
   readonly client: RemoteClient;
@@ -17,35 +17,64 @@ interface Tested {
   readonly truncated: number;
 }
 
-/** Each client's best parameters on its own test users; one that does not answer in time has no metrics. */
-export async function test(
-  clients: readonly RemoteClient[],
-  store: RunStore,
-  tables: ItemTables,
-  initial: NamedTensors,
-  held: readonly ((name: string) => boolean)[],
-  { deadlineSeconds }: ServeOptions,
-  mayMiss: boolean,
-  onTested: () => void,
-): Promise<Tested[]> {
+interface TestOptions {
+  readonly clients: readonly RemoteClient[];
+  readonly store: RunStore;
+  readonly tables: ItemTables;
+  /** What a client without a best round tests. */
+  readonly initial: NamedTensors;
+  /** After which a client that has not answered, or failed, has no metrics (default: all must answer). */
+  readonly deadlineSeconds?: number;
+  readonly onTested: () => void;
+}
+
+/** Whether a client has a part in what becomes of a tensor. */
+export function hasPart({ holds }: RemoteClient, tensor: string): boolean {
+  return holds?.(tensor) ?? true;
+}
+
+/** Each client's best parameters on its own test users. */
+export async function test({
+  clients,
+  store,
+  tables,
+  initial,
+  deadlineSeconds,
+  onTested,
+}: TestOptions): Promise<Tested[]> {
   return Promise.all(
-    clients.map(async (client, c): Promise<Tested> => {
+    clients.map(async (client): Promise<Tested> => {
       const best = await store.best(client.name);
-      const parameters = best?.parameters ?? new Map([...initial].filter(([name]) => held[c]!(name)));
+      const parameters = best?.parameters ?? new Map([...initial].filter(([name]) => hasPart(client, name)));
       const items = best && (await tables.of(client.name, best.round + 1));
       const context = {
         round: best?.round ?? 0,
         ...(items && { items }),
-        ...(mayMiss && { signal: AbortSignal.timeout(1000 * deadlineSeconds) }),
+        ...(deadlineSeconds !== undefined && { signal: AbortSignal.timeout(1000 * deadlineSeconds) }),
       };
-      const found = await client.test(parameters, context).catch((error: unknown) => {
-        if (!mayMiss) throw error;
+      const found = await tested(client, parameters, context).catch((error: unknown) => {
+        if (deadlineSeconds === undefined) throw error;
         return { metrics: {}, users: 0, truncated: 0 };
       });
       onTested();
       return { client, bestRound: best?.round, ...found };
     }),
   );
+}
+
+/** @throws if a metric that a result has is not there */
+async function tested(
+  client: RemoteClient,
+  parameters: NamedTensors,
+  context: Parameters<RemoteClient['test']>[1],
+): Promise<TestResult> {
+  const found = await client.test(parameters, context);
+  const missing = Object.keys(shownMetrics).filter((name) => found.metrics[name] === undefined);
+  if (found.users > 0 && missing.length > 0)
+    throw new Error(
+      `serve: ${client.name} tested without ${missing.join(', ')}; is it of another version? Go on with --resume once it has this one`,
+    );
+  return found;
 }
 
 export async function resultOf(
@@ -95,6 +124,8 @@ function overUsers(clients: readonly ClientResult[]): Pick<GroupResult, 'testUse
   const users = clients.reduce((sum, { testUsers }) => sum + testUsers, 0);
   const mean = (metric: string) =>
     clients.reduce((sum, { testUsers, metrics }) => sum + (testUsers / users) * metrics[metric]!, 0);
-  const names = Object.keys(clients[0]!.metrics);
+  const names = Object.keys(clients[0]!.metrics).filter((name) =>
+    clients.every(({ metrics }) => metrics[name] !== undefined),
+  );
   return { testUsers: users, metrics: Object.fromEntries(names.map((name) => [name, mean(name)])) };
 }

@@ -103,21 +103,15 @@ export async function createRun(
 }
 
 /**
- * Opens a run's folder for one process and mends what a killed one left. @throws if it is no run, if another process
- * has it open, or if its configuration is not `config`, where that is given.
+ * Opens a run's folder for one process and mends what a killed one left. @throws if it is no run, or if another process
+ * has it open.
  */
-export async function openRun(
-  directory: string,
-  format: ParametersFormat,
-  config?: unknown,
-): Promise<RunStore> {
+export async function openRun(directory: string, format: ParametersFormat): Promise<RunStore> {
   if (!(await namesIn(directory)).includes('config.json'))
     throw new Error(`run: ${directory} is no run (it has no config.json)`);
   const unlock = await lock(directory);
   try {
-    const store = await openLocked(directory, format, unlock);
-    if (config !== undefined) assertSameConfig(store.config(), JSON.parse(JSON.stringify(config)), directory);
-    return store;
+    return await openLocked(directory, format, unlock);
   } catch (error) {
     await unlock();
     throw error;
@@ -261,26 +255,6 @@ function assertFolderName(client: string): void {
     client.endsWith(asideSuffix)
   )
     throw new Error(`run: "${client}" cannot name a folder; use letters, digits, "_", "-" and "."`);
-}
-
-function assertSameConfig(stored: unknown, given: unknown, directory: string): void {
-  const differences = differ(stored, given, '');
-  if (differences.length > 0)
-    throw new Error(
-      `run: ${directory} was started with another configuration:\n  ${differences.join('\n  ')}`,
-    );
-}
-
-function differ(stored: unknown, given: unknown, path: string): string[] {
-  if (isDeepStrictEqual(stored, given)) return [];
-  if (!isObject(stored) || !isObject(given))
-    return [`${path || 'it'}: ${JSON.stringify(stored)}, now ${JSON.stringify(given)}`];
-  const keys = new Set([...Object.keys(stored), ...Object.keys(given)]);
-  return [...keys].flatMap((key) => differ(stored[key], given[key], path ? `${path}.${key}` : key));
-}
-
-function isObject(value: unknown): value is Record<string, unknown> {
-  return typeof value === 'object' && value !== null;
 }
 
 async function readJson(file: string): Promise<unknown> {
