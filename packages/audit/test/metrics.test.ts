@@ -5,6 +5,7 @@ import type { AuditedSequence } from '../src/sequences.ts';
 
 /** Every token is a word. */
 const tokenizer: Tokenizer = {
+  hash: 'words',
   encode: () => [],
   encodeContinuation: () => [],
   decode: (ids) => ids.map((id) => `w${id}`).join(' '),

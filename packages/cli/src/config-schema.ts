@@ -57,7 +57,7 @@ const group = z
 const choosable = ['fedavg', 'fellrec', 'groups', 'uniform', 'local', 'clustered', 'fedamp'] as const;
 
 const rankingModes = ['grounded', 'constrained', 'rerank'] as const;
-export const injected = ['popularity', 'cooccurrence', 'sasrec', 'sentences'] as const;
+export const injectable = ['popularity', 'cooccurrence', 'sasrec', 'sentences'] as const;
 
 export const configSchema = z
   .strictObject({
@@ -235,7 +235,7 @@ export const configSchema = z
           ),
         perToken: z.boolean().default(false).describe('Of rerank: likelihoods by token, not of whole titles'),
         inject: z
-          .enum(injected)
+          .enum(injectable)
           .optional()
           .describe("Combined with the ranking's scores, by the client's own users (default: nothing)"),
         gamma: z

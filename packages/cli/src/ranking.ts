@@ -19,7 +19,7 @@ import {
   type User,
 } from '@fellrec/recsys';
 import type { Config } from './config.ts';
-import type { injected } from './config-schema.ts';
+import type { injectable } from './config-schema.ts';
 import { type Report, runtimeOf } from './experiment.ts';
 import { openSentences } from './sentences.ts';
 
@@ -35,7 +35,7 @@ export interface Ranker {
 }
 
 /** Options of `recommend` and `evaluate`, as configured. */
-export type RankingOptions = Required<Pick<EvaluateOptions, 'seed' | 'maskHistory' | 'ranking'>> &
+export type ConfiguredRanking = Required<Pick<EvaluateOptions, 'seed' | 'maskHistory' | 'ranking'>> &
   Pick<EvaluateOptions, 'injection' | 'items'>;
 
 /** A client's parameters, and those of its item vectors where these are others. */
@@ -49,7 +49,7 @@ export function withRankingOptions<T>(
   config: Config,
   ranker: Ranker,
   asked: Asked,
-  use: (options: RankingOptions) => Promise<T>,
+  use: (options: ConfiguredRanking) => Promise<T>,
 ): Promise<T> {
   return withInjections(config, [config.ranking.inject], ranker, asked, ([options]) => use(options!));
 }
@@ -60,29 +60,30 @@ export interface InjectionsOptions {
   readonly onProgress: (done: number) => void;
 }
 
-/** Has samples ranked as configured, with each of the injections in turn, by one scoring; and how long each takes. */
+/**
+ * Has samples ranked as configured, with each of the injections in turn, by one scoring; and how long each would take
+ * alone.
+ */
 export async function evaluateInjections(
   config: Config,
   ranker: Ranker,
   asked: Asked,
   { samples, injections, onProgress }: InjectionsOptions,
 ): Promise<(Evaluated & { readonly seconds: number; readonly gamma: number | undefined })[]> {
-  const started = performance.now();
-  return withInjections(config, injections, ranker, asked, async (each) => {
+  return withInjections(config, injections, ranker, asked, async (each, spent) => {
     const { injection: _, ...options } = each[0]!;
-    const chosen = performance.now();
+    const started = performance.now();
     const found = await evaluatedEach(
       ranker.recommender.score(samples, asked.parameters, { ...options, onProgress }),
       samples,
       each.map(({ injection }) => injection),
       options,
     );
-    const ended = performance.now();
-    // What is injected is fitted, and its gamma chosen, before.
+    const scoring = (performance.now() - started) / 1000;
     return found.map((own, i) => ({
       ...own,
       gamma: each[i]!.injection?.gamma,
-      seconds: (ended - (injections[i] === undefined ? chosen : started)) / 1000,
+      seconds: spent(injections[i]) + scoring,
     }));
   });
 }
@@ -93,16 +94,24 @@ async function withInjections<T>(
   injections: readonly (Statistics | undefined)[],
   { recommender, users, catalogue, validation, report }: Ranker,
   { parameters, items }: Asked,
-  use: (options: readonly RankingOptions[]) => Promise<T>,
+  use: (
+    options: readonly ConfiguredRanking[],
+    /** Seconds that went before, as far as an injection needs them: statistics are fitted, gammas chosen. */
+    spent: (injection: Statistics | undefined) => number,
+  ) => Promise<T>,
 ): Promise<T> {
   const { ranking: configured, seed, evaluation } = config;
-  const fitted = new Map<Statistics, Baseline>();
+  const fitted = new Map<Statistics, { readonly baseline: Baseline; readonly seconds: number }>();
   const statistics = async (name: Statistics) => {
-    const known = fitted.get(name) ?? (await fit(name, users, catalogue, config));
-    fitted.set(name, known);
-    return known;
+    const started = performance.now();
+    const known = fitted.get(name);
+    if (known) return known.baseline;
+    const baseline = await fit(name, users, catalogue, config);
+    fitted.set(name, { baseline, seconds: (performance.now() - started) / 1000 });
+    return baseline;
   };
-  const injectionsWith = async (options: RankingOptions): Promise<Map<Statistics, Injection>> => {
+  let choosing = 0;
+  const injectionsWith = async (options: ConfiguredRanking): Promise<Map<Statistics, Injection>> => {
     const names = [...new Set(injections)].filter((name) => name !== undefined);
     const { gamma } = configured;
     // Without validation samples nothing says that it helps.
@@ -114,10 +123,12 @@ async function withInjections<T>(
         ...options,
         onProgress: (done, total) => report('validation samples', done, total),
       });
+    const started = performance.now();
     const gammas =
       gamma === 'validation'
         ? await chooseGammas(validation, scores(), methods, options)
         : names.map(() => gamma);
+    choosing = (performance.now() - started) / 1000;
     return new Map(names.map((name, i) => [name, { of: methods[i]!, gamma: gammas[i]! }]));
   };
   try {
@@ -127,19 +138,26 @@ async function withInjections<T>(
       ranking: await modeOf(configured, statistics),
       ...(items && { items }),
     };
+    const ranks = [...fitted.keys()];
     const found = await injectionsWith(options);
+    const spent = (injection: Statistics | undefined) =>
+      [...new Set([...ranks, ...(injection ? [injection] : [])])].reduce(
+        (sum, name) => sum + (fitted.get(name)?.seconds ?? 0),
+        injection ? choosing : 0,
+      );
     return await use(
       injections.map((name) => {
         const injection = name && found.get(name);
         return injection ? { ...options, injection } : options;
       }),
+      spent,
     );
   } finally {
-    for (const baseline of fitted.values()) await baseline.dispose();
+    for (const { baseline } of fitted.values()) await baseline.dispose();
   }
 }
 
-type Statistics = (typeof injected)[number];
+type Statistics = (typeof injectable)[number];
 
 function fit(
   name: Statistics,
@@ -163,9 +181,11 @@ function fit(
 /** Learns from nobody: a sentence encoder and titles are all it needs. */
 async function sentences(config: Config, catalogue: Catalogue): Promise<Baseline> {
   const { ranking, cache } = config;
-  const { modelHash, vectors, release } = await openSentences(ranking.sentences!, cache, runtimeOf(config));
+  const { hashes, vectors, release } = await openSentences(ranking.sentences!, cache, runtimeOf(config));
   try {
-    return sentenceNeighbours(await cachedVectors({ catalogue, modelHash, cacheDir: cache }, vectors));
+    return sentenceNeighbours(
+      await cachedVectors({ catalogue, computedBy: hashes, cacheDir: cache }, vectors),
+    );
   } finally {
     await release();
   }

@@ -3,7 +3,8 @@ import type { Runtime } from '@fellrec/graph';
 import { encoderModel, loadTokenizer, openRecformer, sentenceVectors } from '@fellrec/models';
 
 export interface Sentences {
-  readonly modelHash: string;
+  /** Hashes of the model and its tokenizer. */
+  readonly hashes: readonly string[];
   /** Unit vectors, in the order of the texts. */
   vectors(texts: readonly string[]): Promise<Float32Array[]>;
   release(): Promise<void>;
@@ -15,7 +16,7 @@ export async function openSentences(path: string, cacheDir: string, runtime: Run
   const model = encoderModel(checkpoint, runtime);
   const tokenizer = await loadTokenizer(checkpoint.directory);
   return {
-    modelHash: checkpoint.hash,
+    hashes: [checkpoint.hash, tokenizer.hash],
     vectors: (texts) => sentenceVectors(texts, model, tokenizer),
     release: () => model.release(),
   };

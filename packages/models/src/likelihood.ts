@@ -14,8 +14,6 @@ export interface Likelihood {
 export interface LikelihoodOptions {
   /** Continuations of one prompt computed at once, of like lengths. */
   readonly batch?: number;
-  /** Prompts that are done. */
-  readonly onProgress?: (done: number, total: number) => void;
 }
 
 /** Minus the log-probabilities of the tokens of some continuations, one after the other. */
@@ -28,7 +26,7 @@ const defaultBatch = 32;
 export async function likelihoodsBehind(
   prompts: readonly (readonly number[])[],
   continuations: readonly (readonly (readonly number[])[])[],
-  { batch = defaultBatch, onProgress }: LikelihoodOptions,
+  { batch = defaultBatch }: LikelihoodOptions,
   open: (prompt: readonly number[]) => Promise<LossesBehind>,
 ): Promise<Likelihood[][]> {
   assertTokens(prompts, continuations);
@@ -49,7 +47,6 @@ export async function likelihoodsBehind(
       }
     }
     found.push(likelihoods);
-    onProgress?.(i + 1, prompts.length);
   }
   return found;
 }

@@ -24,7 +24,7 @@ interface Entry {
 export function rank(scores: ArrayLike<number>, { k, exclude, random }: RankingOptions): number[] {
   if (k <= 0) return [];
   const excluded = new Set(exclude);
-  // Kept in order: k is at most 50 here and most items fall below the worst kept, where a heap would gain nothing.
+  // Kept in order: k is small beside the catalogue, and most items fall below the worst kept.
   const best: Entry[] = [];
   let worst: Entry | undefined;
   for (let item = 0; item < scores.length; item++) {

@@ -9,17 +9,20 @@ import type { Catalogue } from './catalogue.ts';
 
 interface Computed {
   readonly catalogue: Catalogue;
-  /** Names what computes them. */
-  readonly modelHash: string;
+  /** Hashes of what computes them: a model, and how it reads titles. */
+  readonly computedBy: readonly string[];
   readonly cacheDir: string;
 }
 
 /** One of each item, in their order. */
 export async function cachedVectors(
-  { catalogue, modelHash, cacheDir }: Computed,
+  { catalogue, computedBy, cacheDir }: Computed,
   compute: (titles: readonly string[]) => Promise<Float32Array[]>,
 ): Promise<Float32Array[]> {
-  const key = createHash('sha256').update(`${modelHash} ${catalogue.hash}`).digest('hex').slice(0, 32);
+  const key = createHash('sha256')
+    .update([...computedBy, catalogue.hash].join(' '))
+    .digest('hex')
+    .slice(0, 32);
   const file = join(cacheDir, `titles-${key}.safetensors`);
   if (existsSync(file)) {
     const { data, dims } = (await readSafetensors(file)).get('vectors')!;

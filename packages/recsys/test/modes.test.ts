@@ -17,7 +17,7 @@ import { catalogueTitles, type Titles } from '../src/bigrec/titles.ts';
 import { type Catalogue, catalogue } from '../src/catalogue.ts';
 import { readDataset } from '../src/data/folder.ts';
 import { importDataset } from '../src/data/import.ts';
-import { videoGames } from '../src/prompt.ts';
+import { parseAnswer, videoGames } from '../src/prompt.ts';
 import type { Query, RankingMode, Recommender, RecommendOptions, Scored } from '../src/recommender.ts';
 import { gamesSample, temporaryFolder, user } from './shared.ts';
 
@@ -28,11 +28,13 @@ const maxTokens = 400;
 let model: LanguageModel;
 let tokenizer: Tokenizer;
 let games: Catalogue;
+let eosIds: readonly number[];
 beforeAll(async () => {
   const checkpoint = await openCheckpoint(join(import.meta.dirname, '../../cli/quickstart/stories260k'), {
     cacheDir: folder,
   });
   tokenizer = await loadTokenizer(checkpoint.directory);
+  eosIds = checkpoint.config.eosIds;
   model = languageModel(checkpoint, nodeRuntime({ threads: 1 }));
   const data = join(folder, 'data');
   await importDataset({
@@ -248,6 +250,11 @@ describe('a shortlist by likelihood', () => {
     expect(found.answer).toBe(grounded.answer);
   });
 
+  test('is refused where no title can be said', async () => {
+    const asked = ask(recommender(games, 2), { mode: 'rerank', size: 5, perToken: false }, query(0));
+    await expect(asked).rejects.toThrow('no title has at most 2 tokens, so none can be said');
+  });
+
   test('of another catalogue is refused', async () => {
     const other = fitPopularity([user('u', { train: [0] })], 3);
     const mode = { mode: 'rerank', shortlist: other, size: 2, perToken: false } as const;
@@ -278,6 +285,30 @@ describe('grounding', () => {
       expect(Array.from(scores).every((score, item) => score >= best[i]!.scores[item]!)).toBe(true);
       expect(scores).not.toEqual(best[i]!.scores);
     }
+  });
+
+  test('is by the distances of vectors that are computed one by one', async () => {
+    const queries = [query(1), query(2, 7)];
+    const vectorOf = async (title: string) => (await model.vectors([tokenizer.encode(title)])).data;
+    const distance = (a: ArrayLike<number>, b: ArrayLike<number>) =>
+      Math.hypot(...Array.from(a, (x, d) => x - b[d]!));
+    const text = { catalogue: games, tokenizer, domain: videoGames, maxTokens, eosIds };
+    const generated = await model.generate(
+      queries.map(({ history }) => promptTokens(history, 48, text).value),
+      { beams: 2, maxNewTokens: 48, eosIds },
+      { config: lora, tensors: adapter() },
+    );
+    const places = [];
+    for (const { title } of games.items) places.push(await vectorOf(title));
+    const ranking = { mode: 'grounded', from: 'all' } as const;
+    let at = 0;
+    for await (const { scores } of recommender(games).score(queries, adapter(), { seed: 1, ranking })) {
+      const said = [];
+      for (const { ids } of generated[at++]!) said.push(await vectorOf(parseAnswer(tokenizer.decode(ids))));
+      for (const [item, place] of places.entries())
+        expect(scores[item]).toBeCloseTo(-Math.min(...said.map((one) => distance(one, place))), 4);
+    }
+    expect(at).toBe(2);
   });
 
   test('is pulled towards what is injected', async () => {

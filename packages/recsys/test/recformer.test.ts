@@ -24,6 +24,7 @@ import { temporaryFolder } from './shared.ts';
 const folder = temporaryFolder();
 /** Letters are tokens 3, 4, ...; there are no others. */
 const letters: Tokenizer = {
+  hash: 'letters',
   encode: (text) => letters.encodeContinuation(text),
   encodeContinuation: (text) => [...text].map((letter) => 3 + (letter.codePointAt(0)! % 27)),
   decode: () => '',

@@ -2,7 +2,7 @@
 // nothing from a federation.
 import { join } from 'node:path';
 import { type Config, ConfigError, completed } from '../config.ts';
-import { configSchema, injected } from '../config-schema.ts';
+import { configSchema, injectable } from '../config-schema.ts';
 
 type Federation = Config['federation'];
 type Ranks = Config['ranking'];
@@ -81,7 +81,7 @@ const rankedBy = {
 } as const satisfies Record<string, (configured: Ranks) => Partial<Ranks>>;
 
 type RankedBy = keyof typeof rankedBy;
-type Injected = (typeof injected)[number];
+type Injected = (typeof injectable)[number];
 
 export type TrainedMethod = keyof typeof trained;
 export type Ranking = (typeof rankings)[number];
@@ -117,7 +117,7 @@ export function parseMethods(text: string): Method[] {
   const unknown = names.filter((name) => !isKnown(name));
   if (unknown.length > 0)
     throw new ConfigError(
-      `compare: unknown methods: ${unknown.map((name) => `"${name}"`).join(', ')}; known are ${methodNames.join(', ')}, and those that have an adapter with another ranking: ${[...Object.keys(rankedBy), ...injected].map((one) => `fedavg+${one}`).join(', ')}`,
+      `compare: unknown methods: ${unknown.map((name) => `"${name}"`).join(', ')}; known are ${methodNames.join(', ')}, and those that have an adapter with another ranking: ${[...Object.keys(rankedBy), ...injectable].map((one) => `fedavg+${one}`).join(', ')}`,
     );
   const twice = names.filter((name, i) => names.indexOf(name) !== i);
   if (twice.length > 0) throw new ConfigError(`compare: --methods names ${twice.join(', ')} twice`);
@@ -138,7 +138,7 @@ function isKnown(name: string): boolean {
 }
 
 const isRankedBy = (option: string): option is RankedBy => Object.hasOwn(rankedBy, option);
-const isInjected = (option: string): option is Injected => injected.includes(option as Injected);
+const isInjected = (option: string): option is Injected => injectable.includes(option as Injected);
 
 function rankingOf(method: Method, configured: Ranks): Ranks {
   const [, ...options] = method.split('+');

@@ -33,7 +33,7 @@ export async function textVectors(
   return vectors;
 }
 
-/** The catalogue's vectors: computed once per base model and catalogue, then read from the cache. */
+/** The catalogue's vectors: computed once per base model, tokenizer and catalogue, then read from the cache. */
 export function catalogueVectors(
   catalogue: Catalogue,
   model: LanguageModel,
@@ -41,7 +41,8 @@ export function catalogueVectors(
   cacheDir: string,
   onProgress?: (done: number, total: number) => void,
 ): Promise<Float32Array[]> {
-  return cachedVectors({ catalogue, modelHash: model.checkpoint.hash, cacheDir }, (titles) =>
+  const computedBy = [model.checkpoint.hash, tokenizer.hash];
+  return cachedVectors({ catalogue, computedBy, cacheDir }, (titles) =>
     textVectors(titles, model, tokenizer, onProgress),
   );
 }

@@ -72,6 +72,10 @@ export function bigrec(options: BigrecOptions): Recommender {
     batch: generationBatch,
     vectors() {
       vectors ??= catalogueVectors(catalogue, model, tokenizer, cacheDir, options.onProgress);
+      // What failed once may work the next time.
+      vectors.catch(() => {
+        vectors = undefined;
+      });
       return vectors;
     },
   });

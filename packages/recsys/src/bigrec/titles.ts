@@ -8,7 +8,7 @@ export interface Titles {
   tokens(): readonly (readonly number[])[];
   /** Of those that have at most `maxNewTokens` tokens. @throws if there is none. */
   tree(): TitleTree;
-  /** Items whose titles have more. */
+  /** Items whose titles have more. @throws if all have. */
   tooLong(): readonly number[];
 }
 
@@ -25,27 +25,33 @@ export function catalogueTitles(
 ): Titles {
   let tokens: readonly (readonly number[])[] | undefined;
   let tree: TitleTree | undefined;
+  let tooLong: readonly number[] | undefined;
   const titles: Titles = {
     tokens() {
       tokens ??= text.catalogue.items.map(({ title }) => answerTokens(title, text));
       return tokens;
     },
     tree() {
-      tree ??= treeOf(titles.tokens(), maxNewTokens);
+      tree ??= treeOf(titles.tokens(), titles.tooLong());
       return tree;
     },
-    tooLong: () =>
-      [...titles.tokens().entries()].flatMap(([item, ids]) => (ids.length > maxNewTokens ? item : [])),
+    tooLong() {
+      tooLong ??= [...titles.tokens().entries()].flatMap(([item, ids]) =>
+        ids.length > maxNewTokens ? item : [],
+      );
+      if (tooLong.length === titles.tokens().length)
+        throw new Error(
+          `bigrec: no title has at most ${maxNewTokens} tokens, so none can be said; raise generation.maxNewTokens`,
+        );
+      return tooLong;
+    },
   };
   return titles;
 }
 
-function treeOf(answers: readonly (readonly number[])[], maxNewTokens: number): TitleTree {
-  const itemsOf = [...answers.keys()].filter((item) => answers[item]!.length <= maxNewTokens);
-  if (itemsOf.length === 0)
-    throw new Error(
-      `bigrec: no title has at most ${maxNewTokens} tokens, so beams cannot end at one; raise generation.maxNewTokens`,
-    );
+function treeOf(answers: readonly (readonly number[])[], leftOut: readonly number[]): TitleTree {
+  const without = new Set(leftOut);
+  const itemsOf = [...answers.keys()].filter((item) => !without.has(item));
   const places = new Map(itemsOf.map((item, place) => [item, place]));
   return {
     tree: tokenTree(itemsOf.map((item) => answers[item]!)),
