@@ -221,6 +221,17 @@ describe('a comparison', () => {
         recall: 0.25,
       },
     ]);
+    // Where the same method injects something without being asked to, what is without is not known.
+    const always = compared(
+      [trial('fedavg', worse, { gammas }), trial('fedavg+popularity', better, { gammas })],
+      'fedavg',
+    );
+    expect(injectedClients(always.methods).map(({ before }) => before)).toEqual([
+      undefined,
+      undefined,
+      undefined,
+      undefined,
+    ]);
     expect(comparisonText(found)).toMatch(/^fedavg\+popularity +1 +north +4 +3 +0\.2500 +0\.7500$/m);
   });
 

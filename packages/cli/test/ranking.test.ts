@@ -1,4 +1,5 @@
 // One adapter, several ways to rank: as a setting, on a stored run, as methods beside each other, with cut models.
+import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { popularity, readDataset } from '@fellrec/recsys';
 import { afterAll, beforeAll, expect, test, vi } from 'vitest';
@@ -173,6 +174,13 @@ test('modes are compared as methods, on one adapter', async () => {
   expect(again.stderr).not.toContain('==');
   expect(await filesOf(place.run('modes'))).toEqual(before);
 
+  // A run that is trained again and came to the same has the same ranking.
+  await rm(place.run('modes/fedavg-1'), { recursive: true });
+  const anew = await fellrec(...argv.slice(0, 4), 'fedavg+constrained', '--json');
+  expect(anew.stderr).toContain('round 1');
+  expect(anew.stderr).not.toContain('failed');
+  expect((JSON.parse(anew.stdout) as Comparison).methods[0]!.seconds).toBe(found.methods[1]!.seconds);
+
   // A run that goes on is ranked with again.
   const longer = ['--set', 'federation.rounds=2'];
   const more = await fellrec(...argv.slice(0, 4), 'fedavg+constrained', '--json', ...longer);
@@ -180,6 +188,17 @@ test('modes are compared as methods, on one adapter', async () => {
   expect(more.stderr).toContain('round 2');
   const { methods: ranked } = JSON.parse(more.stdout) as Comparison;
   expect(ranked[0]!.seconds).not.toBe(found.methods[1]!.seconds);
+
+  // The one client of `centralized` is none of those that are compared.
+  const central = await fellrec(...argv.slice(0, 4), 'fedavg,centralized+popularity', '--json');
+  const [, injecting] = (JSON.parse(central.stdout) as Comparison).methods;
+  expect(injecting!.clients.map(({ gamma }) => gamma)).toEqual([undefined, undefined]);
+
+  // Before anything is trained.
+  const early = await fellrec('compare', '-c', file, '--methods', 'local,fedavg+rerank-sentences');
+  expect(early.stderr).toContain('ranking.sentences: the folder of a sentence encoder is missing');
+  expect(early.stderr).not.toContain('round');
+  expect(early.code).toBe(2);
 
   for (const wrong of ['fedavg+likely', 'popularity+constrained', 'fedavg+rerank+constrained']) {
     const refused = await fellrec('compare', '-c', file, '--methods', wrong);

@@ -33,7 +33,7 @@ export interface CompareOptions {
  * with it. A method that fails is shown as incomplete, and the others go on. @throws ConfigError on a choice that cannot be.
  */
 export async function compare(config: Config, o: CompareOptions): Promise<Comparison> {
-  assertOptions(o);
+  assertOptions(config, o);
   const { methods, seeds, progress = silent } = o;
   let opened: Experiment | undefined;
   const trials: Trial[] = [];
@@ -47,7 +47,7 @@ export async function compare(config: Config, o: CompareOptions): Promise<Compar
         const base = await baseConfig(config, method, seed);
         const trained = runDirectory(base);
         const isBaseStored = isRanking(plain) || (await isStored(trained, plain, base));
-        if (isBaseStored && (await isStored(directory, method, own))) {
+        if (isBaseStored && (await isStored(directory, method, own, trained))) {
           trials.push(await readTrial(directory, method));
           continue;
         }
@@ -64,8 +64,9 @@ export async function compare(config: Config, o: CompareOptions): Promise<Compar
             const training = isRanked(method) ? shared.sharing(base, experiment.partition) : experiment;
             await train(base, { resume: hasBegun(trained), experiment: training, progress });
           }
-          if (!isRanked(method)) return;
-          const alike = await scoredAlike(config, method, o, seed);
+          // The same run trained again ranks the same.
+          if (!isRanked(method) || (await isStored(directory, method, own, trained))) return;
+          const alike = await scoredAlike(config, method, { ...o, seed, trained });
           if (alike.length > 1) progress.line(`scored at once: ${alike.map((one) => one.method).join(', ')}`);
           await storeRanked(alike, trained, experiment, progress).catch(async (error) => {
             if (alike.length === 1) throw error;
@@ -100,8 +101,7 @@ async function baseConfig(config: Config, method: Method, seed: number): Promise
 async function scoredAlike(
   config: Config,
   method: Ranked,
-  { methods }: CompareOptions,
-  seed: number,
+  { methods, seed, trained }: Pick<CompareOptions, 'methods'> & { seed: number; trained: string },
 ): Promise<RankedMethod[]> {
   const scores = ({ ranking: { inject: _, ...ranking } }: Config) => JSON.stringify(ranking);
   const wanted = scores(methodConfig(config, method, seed));
@@ -109,7 +109,7 @@ async function scoredAlike(
   for (const other of methods) {
     if (!isRanked(other) || unranked(other) !== unranked(method)) continue;
     const own = methodConfig(config, other, seed);
-    if (scores(own) === wanted && !(await isStored(runDirectory(own), other, own)))
+    if (scores(own) === wanted && !(await isStored(runDirectory(own), other, own, trained)))
       alike.push({ method: other, config: own });
   }
   return alike;
@@ -154,7 +154,7 @@ async function storedPartition(
   return undefined;
 }
 
-function assertOptions({ methods, seeds, baseline }: CompareOptions): void {
+function assertOptions(config: Config, { methods, seeds, baseline }: CompareOptions): void {
   const twice = seeds.filter((seed, i) => seeds.indexOf(seed) !== i);
   if (twice.length > 0)
     throw new ConfigError(
@@ -164,4 +164,6 @@ function assertOptions({ methods, seeds, baseline }: CompareOptions): void {
     throw new ConfigError(
       `compare: the baseline "${baseline}" is none of the methods: ${methods.join(', ')}`,
     );
+  // Before anything is trained.
+  for (const method of methods) methodConfig(config, method, seeds[0]!);
 }

@@ -1,6 +1,8 @@
-// Methods without rounds: the start as it is, floors, and recommenders that learn from everybody's histories at once.
+// What ranks without training: the start as it is, floors, recommenders that learn from everybody's histories at once, and
+// a run's parameters when they rank otherwise than the run did.
+import { createHash } from 'node:crypto';
 import { join } from 'node:path';
-import { openRun, placeWhole, writeWhole } from '@fellrec/federation';
+import { openRun, placeWhole, type RoundRecord, writeWhole } from '@fellrec/federation';
 import {
   type Baseline,
   evaluateBaseline,
@@ -32,7 +34,8 @@ export interface StoredRanking {
   readonly data: { readonly name: string; readonly hash: string };
   readonly model?: { readonly path: string; readonly hash: string };
   readonly seconds: number;
-  /** Of the run whose parameters rank, where it is one. */
+  /** Of the run whose parameters rank, where it is one: what its rounds came to, and its training samples. */
+  readonly run?: string;
   readonly trainSamples?: number;
   /** By client, where something is injected. */
   readonly gammas?: Readonly<Record<string, number>>;
@@ -69,6 +72,14 @@ export function rankedSettings({
 }: Config): unknown {
   return settings;
 }
+
+/** What rounds came to, in a word: two runs that trained the same have the same. */
+export function roundsHash(rounds: readonly Pick<RoundRecord, 'losses' | 'validation' | 'best'>[]): string {
+  const trained = rounds.map(({ losses, validation, best }) => [losses, validation, best].map(sorted));
+  return createHash('sha256').update(JSON.stringify(trained)).digest('hex').slice(0, 32);
+}
+
+const sorted = (byClient: object) => Object.entries(byClient).sort(([a], [b]) => (a < b ? -1 : 1));
 
 /** Undefined if there is none. */
 export async function readRanking(directory: string): Promise<StoredRanking | undefined> {
@@ -131,10 +142,9 @@ export async function storeRanked(
     gammas: {} as Record<string, number>,
     seconds: 0,
   }));
-  let trainSamples = 0;
   const store = await openRun(run, storeFormat(experiment));
+  const rounds = await store.history();
   try {
-    trainSamples = trainSamplesOf((await store.history())[0]!);
     for await (const { client, ...asked } of trainedClients(experiment, store)) {
       const { test: samples, group } = client;
       if (samples.length === 0) continue;
@@ -164,7 +174,8 @@ export async function storeRanked(
       data,
       model: { path: own.model.path, hash: modelHash },
       seconds: found[m]!.seconds,
-      trainSamples,
+      run: roundsHash(rounds),
+      trainSamples: trainSamplesOf(rounds[0]!),
       ...(own.ranking.inject && { gammas: found[m]!.gammas }),
     });
 }
@@ -176,7 +187,7 @@ async function placeRanking(directory: string, users: UserMetrics, stored: Store
   });
 }
 
-interface Asked {
+interface RankingTask {
   readonly test: readonly Sample[];
   readonly validation: readonly Sample[];
   readonly group: Group;
@@ -186,7 +197,7 @@ interface Asked {
 
 async function metricsOf(
   ranking: Ranking,
-  { test, validation, group: { dataset, recommender }, config, progress }: Asked,
+  { test, validation, group: { dataset, recommender }, config, progress }: RankingTask,
 ): Promise<readonly Metrics[]> {
   const { seed, evaluation } = config;
   const options = {

@@ -143,7 +143,8 @@ export function injectedClients(methods: readonly ComparedMethod[]): InjectedCli
       const recall = recallOf(one);
       if (gamma === undefined || recall === undefined) return [];
       const same = plain?.find((other) => other.seed === seed && other.client === client);
-      const before = same && recallOf(same);
+      // A configuration may itself inject something.
+      const before = same && same.gamma === undefined ? recallOf(same) : undefined;
       return [{ method, seed, client, testUsers, gamma, recall, ...(before !== undefined && { before }) }];
     });
   });

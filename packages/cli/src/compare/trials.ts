@@ -7,7 +7,7 @@ import { type RunFiles, readRunFiles } from '../report/run-files.ts';
 import { changesOf, readRun } from '../stored-run.ts';
 import type { Trial } from './compared.ts';
 import { isRanked, isRanking, type Method, unranked } from './methods.ts';
-import { rankedSettings, rankingSettings, readRanking, type StoredRanking } from './rankings.ts';
+import { rankedSettings, rankingSettings, readRanking, roundsHash, type StoredRanking } from './rankings.ts';
 import { apartBySamples, trainSamplesOf } from './samples.ts';
 import { readUserMetrics } from './user-metrics.ts';
 
@@ -16,14 +16,23 @@ export function hasBegun(directory: string): boolean {
   return existsSync(join(directory, 'config.json'));
 }
 
-/** Whether a method's result is there, made with these settings on the data that is there now. */
-export async function isStored(directory: string, method: Method, config: Config): Promise<boolean> {
+/**
+ * Whether a method's result is there, made with these settings on the data that is there now; of one that ranks with a
+ * run's parameters, with those of `trained` as they are now.
+ */
+export async function isStored(
+  directory: string,
+  method: Method,
+  config: Config,
+  trained?: string,
+): Promise<boolean> {
   const hash = await dataHash(config);
   const plain = unranked(method);
   if (isRanking(plain) || isRanked(method)) {
     const found = await readRanking(directory);
     const settings = isRanking(plain) ? rankingSettings(plain, config) : rankedSettings(config);
-    return found?.data.hash === hash && isSame(found.settings, settings);
+    if (found?.data.hash !== hash || !isSame(found.settings, settings)) return false;
+    return isRanking(plain) || found.run === (await fingerprintOf(trained!));
   }
   if (!hasBegun(directory)) return false;
   const { stored } = await readRun(directory);
@@ -35,6 +44,11 @@ export async function isStored(directory: string, method: Method, config: Config
   const { rounds: wanted, patience } = config.federation;
   const stopped = rounds.findIndex((round) => round.roundsWithoutImprovement >= patience) + 1;
   return rounds.length === (stopped > 0 ? Math.min(stopped, wanted) : wanted);
+}
+
+/** What a run's rounds came to. */
+async function fingerprintOf(directory: string): Promise<string> {
+  return roundsHash((await readRunFiles(directory)).rounds);
 }
 
 /** `method`: what it is called; without it, what the folder says. @throws if there is neither a run nor a ranking. */
@@ -51,7 +65,8 @@ export async function readTrials(directories: readonly string[]): Promise<Trial[
 }
 
 async function trialOfRanking(directory: string, stored: StoredRanking, method?: Method): Promise<Trial> {
-  const { ranking, seed, data, model, seconds, trainSamples, gammas } = stored;
+  const { ranking, seed, data, model, seconds, trainSamples } = stored;
+  const gammas = unranked(ranking) === 'centralized' ? undefined : stored.gammas;
   const users = await readUserMetrics(directory);
   return {
     method: method ?? ranking,
@@ -83,8 +98,10 @@ function trialOfRun(
     users,
   }));
   const { likeness } = partition;
+  // The one client of `centralized` is none of the others'.
+  const clientResults = config.federation.strategy === 'centralized' ? [] : (result?.clients ?? []);
   const gammas = Object.fromEntries(
-    (result?.clients ?? []).flatMap(({ client, gamma }) => (gamma === undefined ? [] : [[client, gamma]])),
+    clientResults.flatMap(({ client, gamma }) => (gamma === undefined ? [] : [[client, gamma]])),
   );
   return {
     method: method ?? methodOf(config),
