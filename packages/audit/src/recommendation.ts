@@ -27,10 +27,7 @@ export function recommendation(options: RecommendationOptions): Recommendation {
   const used = [...new Set(attacks.flatMap(({ attack }) => attackKnowledge[attack]))];
   const without = used.map((knowledge) => ({
     knowledge,
-    k: smallestCut(
-      attacks.filter(({ attack }) => !attackKnowledge[attack].includes(knowledge)),
-      options,
-    ),
+    k: smallestCut(ignorantOf(knowledge, attacks), options),
   }));
   const cost = costs.find((one) => one.k === k);
   return {
@@ -39,7 +36,7 @@ export function recommendation(options: RecommendationOptions): Recommendation {
     k,
     cost,
     without,
-    text: [verdict(options, k, cost), ...(k === undefined ? [difference(without)] : [])].join(' '),
+    text: [verdict(options, k, cost), ...(k === undefined ? [difference(without, options)] : [])].join(' '),
   };
 }
 
@@ -78,17 +75,41 @@ function verdict(
   const price = cost
     ? ` A client then holds ${percent(cost.parameters)} of the parameters and does ${percent(cost.layers)} of the layers' work; ${cost.bytesPerToken} bytes a token cross in a training step.`
     : '';
-  return `k = ${k} is the smallest at which ${names} stay under ${threshold} (${metric}) from there to depth ${layerCount - 1}.${price} It says nothing about attacks that were not run.`;
+  return `k = ${k} is the smallest at which ${names} stay under ${threshold} (${metric}) from there to depth ${layerCount - 1}${reach(k, attacks, { layerCount, metric, threshold })}.${price} It says nothing about attacks that were not run.`;
 }
 
 function difference(
   without: readonly { readonly knowledge: Knowledge; readonly k: number | undefined }[],
+  options: RecommendationOptions,
 ): string {
   const helped = without.filter(({ k }) => k !== undefined);
   if (helped.length === 0) return 'No single assumption makes the difference.';
   return helped
-    .map(({ knowledge, k }) => `If the server did not know ${knowledges[knowledge]}, k = ${k} would do.`)
+    .map(
+      ({ knowledge, k }) =>
+        `If the server did not know ${knowledges[knowledge]}, k = ${k} would do${reach(k!, ignorantOf(knowledge, options.attacks), options)}.`,
+    )
     .join(' ');
+}
+
+/** Attacks that do without some knowledge. */
+function ignorantOf(knowledge: Knowledge, attacks: readonly AttackResult[]): AttackResult[] {
+  return attacks.filter(({ attack }) => !attackKnowledge[attack].includes(knowledge));
+}
+
+/** Which interval reaches furthest over the threshold from k on; empty if none does. */
+function reach(
+  k: number,
+  attacks: readonly AttackResult[],
+  { layerCount, metric, threshold }: Pick<RecommendationOptions, 'layerCount' | 'metric' | 'threshold'>,
+): string {
+  const highs = attacks
+    .filter(({ depth, recovery }) => depth >= k && depth < layerCount && recovery[metric])
+    .map(({ attack, depth, recovery }) => ({ attack, depth, high: recovery[metric]!.high }))
+    .filter(({ high }) => high >= threshold);
+  if (highs.length === 0) return '';
+  const { attack, depth, high } = highs.reduce((a, b) => (b.high > a.high ? b : a));
+  return ` on the mean (the 95 % interval of "${attack}" at depth ${depth} reaches ${high.toFixed(3)})`;
 }
 
 const percent = (share: number) => `${(100 * share).toFixed(0)} %`;

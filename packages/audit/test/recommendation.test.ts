@@ -54,6 +54,16 @@ describe('the smallest k', () => {
     );
   });
 
+  test('an interval that reaches over the threshold is named', () => {
+    const attacks = curve('head', [0.9, 0.05, 0.01, 0.01, 0.9]).map((one) =>
+      one.depth === 1 ? { ...one, recovery: { items: { mean: 0.05, low: 0, high: 0.2 } } } : one,
+    );
+    const reached = 'on the mean (the 95 % interval of "head" at depth 1 reaches 0.200).';
+    expect(recommendation({ attacks, ...common }).text).toContain(`from there to depth 3 ${reached}`);
+    const more = [...attacks, ...curve('search', [1, 1, 1, 1, 1])];
+    expect(recommendation({ attacks: more, ...common }).text).toContain(`k = 1 would do ${reached}`);
+  });
+
   test('a metric that no attack has is refused', () => {
     expect(() => recommendation({ attacks: curve('head', [1]), ...common, metric: 'rougeL' })).toThrow(
       'no attack here is measured by "rougeL"',

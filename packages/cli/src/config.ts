@@ -17,6 +17,8 @@ const defaultTargets: Record<Config['recommender'], TargetModules> = {
 /** A configuration that is wrong: the command line answers with a usage error. */
 export class ConfigError extends Error {}
 
+const unreadable: Readonly<Record<string, string>> = { ENOENT: 'no such file', EISDIR: 'it is a folder' };
+
 /** Stands for data that is with the clients, whose groups are what they say of themselves. */
 export const remoteData = '(with the clients)';
 
@@ -31,7 +33,7 @@ export async function loadConfig(
 ): Promise<Config> {
   const text = await readFile(file, 'utf8').catch((cause) => {
     throw new ConfigError(
-      `config: cannot read ${file}: ${cause.code === 'ENOENT' ? 'no such file' : cause.message}`,
+      `config: cannot read ${file}: ${unreadable[cause.code as string] ?? cause.message}`,
     );
   });
   let raw: unknown;
@@ -48,8 +50,9 @@ export async function loadConfig(
     settable.data = { path: remoteData };
     delete settable.groups;
   }
-  const config = parseConfig(settable, file);
-  if (remote) assertForRemote(config, file);
+  const source = settings.length === 0 ? file : `${file} with --set ${settings.join(' ')}`;
+  const config = parseConfig(settable, source);
+  if (remote) assertForRemote(config, source);
   return resolvePaths(config, dirname(file), settings);
 }
 

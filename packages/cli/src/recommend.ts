@@ -10,7 +10,7 @@ import { itemTables } from './item-tables.ts';
 import { type Progress, silent } from './progress.ts';
 import { withRankingOptions } from './ranking.ts';
 import { readJson } from './read-json.ts';
-import { openStored, readRun } from './stored-run.ts';
+import { assertTrained, openStored, readRun } from './stored-run.ts';
 import { recommendingWith } from './strategy.ts';
 
 export interface RecommendedTitle extends Omit<Recommendation, 'item'> {
@@ -42,6 +42,7 @@ export async function recommend(
   progress: Progress = silent,
 ): Promise<RecommendedTitles> {
   const stored = await readRun(directory);
+  await assertTrained(directory, progress);
   const run = {
     ...stored,
     config: await withChosenGamma(withRanking(set)(stored.config), stored.config, directory, client),
@@ -104,11 +105,21 @@ const chosenGammas = z.object({
   clients: z.array(z.object({ client: z.string(), gamma: z.number().optional() })),
 });
 
-function findItem(catalogue: Catalogue, text: string): number {
-  const byId = catalogue.items.findIndex(({ id }) => id === text);
-  const index = byId >= 0 ? byId : catalogue.items.findIndex(({ title }) => title.trim() === text.trim());
-  if (index < 0) throw new Error(`recommend: no item has the id or title "${text}"`);
-  return index;
+/** @throws if there is no such item, or if several have the title */
+function findItem({ items }: Catalogue, text: string): number {
+  const byId = items.findIndex(({ id }) => id === text);
+  if (byId >= 0) return byId;
+  const wanted = text.trim();
+  const titled = [...items.keys()].filter((item) => items[item]!.title.trim() === wanted);
+  if (titled.length === 1) return titled[0]!;
+  if (titled.length > 1)
+    throw new Error(
+      `recommend: ${titled.length} items have the title "${text}"; name one by its id: ${titled.map((item) => items[item]!.id).join(', ')}`,
+    );
+  const near = items.filter(({ title }) => title.toLowerCase().includes(wanted.toLowerCase())).slice(0, 3);
+  throw new Error(
+    `recommend: none of the client's ${items.length} items has the id or title "${text}"${near.map(({ id, title }) => `\n  is it ${id}, "${title}"?`).join('')}`,
+  );
 }
 
 function pick(catalogue: Catalogue, item: number): { id: string; title: string } {

@@ -1,13 +1,16 @@
 // Runs as they lie in their folders: where, with which settings, and opened again with what they were made of.
 import { existsSync } from 'node:fs';
 import { join, resolve } from 'node:path';
+import { openRun, type ParametersFormat, type RunStore, writeWhole } from '@fellrec/federation';
 import type { Partition } from '@fellrec/recsys';
 import { z } from 'zod';
 import { type Config, completed, parseConfig, remoteData } from './config.ts';
 import { configSchema } from './config-schema.ts';
 import { type Experiment, openExperiment, type Report } from './experiment.ts';
 import { groupConfigs } from './groups.ts';
+import type { Progress } from './progress.ts';
 import { readJson } from './read-json.ts';
+import { readRunFiles } from './report/run-files.ts';
 
 export function runDirectory(config: Config): string {
   return resolve(config.runs, config.name);
@@ -20,17 +23,34 @@ export function changesOf(stored: Readonly<Record<string, unknown>>, record: obj
   );
 }
 
-/** @throws if a run that is to go on was made with other settings that matter */
-export function assertSameSettings(
+/**
+ * Opens a run that goes on, for one process; `record` is what its config.json says from now on. @throws if settings that
+ * matter are others, or if it has more rounds than these ask for
+ */
+export async function reopenRun(
   directory: string,
-  stored: Readonly<Record<string, unknown>>,
-  record: object,
-): void {
-  const different = changesOf(stored, record);
+  record: Pick<Config, 'federation'>,
+  format: ParametersFormat,
+): Promise<RunStore> {
+  const different = changesOf(await storedConfig(directory), record);
   if (different.length > 0)
     throw new Error(
-      `run: ${directory} was made with other settings: ${different.join(', ')}; resume with the same, or start again with --force`,
+      `run: ${directory} was made with other settings: ${different.join(', ')}; take the same, or another name, or replace it with --force`,
     );
+  const store = await openRun(directory, format);
+  try {
+    const done = (await store.history()).length;
+    const { rounds } = record.federation;
+    if (done > rounds)
+      throw new Error(
+        `run: ${directory} has ${done} rounds, ${rounds} are asked for; take federation.rounds=${done} or more, or another name`,
+      );
+    await writeWhole(join(directory, configFile), `${JSON.stringify(record, undefined, 2)}\n`);
+    return store;
+  } catch (error) {
+    await store.close();
+    throw error;
+  }
 }
 
 /** A stored configuration, with defaults for settings that are younger than the run. */
@@ -109,12 +129,20 @@ export async function storedConfig(directory: string): Promise<Record<string, un
   return readJson(file, z.record(z.string(), z.unknown()));
 }
 
+/** Of a run whose rounds are there, if not all. @throws if it has none; says so if it is not complete */
+export async function assertTrained(directory: string, progress: Progress): Promise<void> {
+  const { rounds, missing } = await readRunFiles(directory);
+  if (missing === undefined) return;
+  if (rounds.length === 0) throw new Error(`run: nothing is trained in ${directory} yet: ${missing}`);
+  progress.line(`${directory} is not complete: ${missing}`);
+}
+
 /** A stored run's configuration and partition. */
 export async function readRun(directory: string): Promise<StoredRun> {
   const stored = await storedConfig(directory);
   if (stored.clients === 'remote')
     throw new Error(
-      `run: the clients of ${directory} are remote, and their data is with them; their best parameters are in ${join(directory, 'best')}`,
+      `run: the clients of ${directory} are remote, and their data is with them; their best adapters, which transformers and peft load, are in ${join(directory, 'best')}, and where each client's "fellrec join -o" put them`,
     );
   const { dataset: _, modelHash: __, ...config } = stored;
   return {
@@ -124,12 +152,16 @@ export async function readRun(directory: string): Promise<StoredRun> {
   };
 }
 
+/** @throws if there is nothing to go on with, or if the clients are remote */
 export async function readPartition(directory: string): Promise<Partition> {
   const file = join(directory, 'clients.json');
   if (!existsSync(file))
     throw new Error(
       `run: ${directory} is no run that can go on (it has no clients.json); start it without --resume`,
     );
+  const { method } = await readJson(file, z.looseObject({ method: z.string() }));
+  if (method === 'remote')
+    throw new Error(`run: the clients of ${directory} are remote; go on with "fellrec serve --resume"`);
   return readJson(file, partitionFile);
 }
 

@@ -30,7 +30,7 @@ import { itemTables } from './item-tables.ts';
 import { type MixingResult, mixingResult } from './mixing.ts';
 import { type Progress, silent } from './progress.ts';
 import { type Asked, withRankingOptions } from './ranking.ts';
-import { assertSameSettings, openStored, readPartition, readRun, runDirectory } from './stored-run.ts';
+import { assertTrained, openStored, readPartition, readRun, reopenRun, runDirectory } from './stored-run.ts';
 import { federationStart, recommendingWith, strategyOf } from './strategy.ts';
 
 export interface ClientResult {
@@ -72,6 +72,8 @@ export interface RunResult {
   readonly directory: string;
   readonly rounds: number;
   readonly clients: readonly ClientResult[];
+  /** How it was ranked. */
+  readonly ranking: Config['ranking'];
   /** Mean over all test users. */
   readonly pooled: Metrics;
   /** Of recall@10 over clients with test users. */
@@ -152,6 +154,7 @@ export async function evaluate(
   progress: Progress = silent,
 ): Promise<RunResult> {
   const run = await readRun(directory);
+  await assertTrained(directory, progress);
   const experiment = await openStored(directory, { ...run, config: override(run.config) }, progress.report);
   try {
     const store = await openRun(directory, storeFormat(experiment));
@@ -241,6 +244,7 @@ async function evaluateRun(
     directory: store.directory,
     rounds: history.length,
     clients: results,
+    ranking: config.ranking,
     pooled: meanMetrics([...users.values()]),
     truncatedTests,
     spread: spread('recall@10', perClient),
@@ -283,8 +287,5 @@ async function openStore(
   const record = { ...config, dataset: data, modelHash };
   if (!o.resume)
     return createRun(o.directory, { config: record, clients: partition, force: o.force ?? false }, format);
-  // Before the store is opened, which clears away what these settings do not keep.
-  const { stored } = await readRun(o.directory);
-  assertSameSettings(o.directory, stored, record);
-  return openRun(o.directory, format);
+  return reopenRun(o.directory, record, format);
 }

@@ -41,7 +41,7 @@ describe('fellrec audit', () => {
     const report = join(place.folder, 'audit.html');
     const { stdout, code } = await audit('--layers', '0,2,5', '-o', report);
     expect(code).toBe(0);
-    expect(stdout).toMatch(/^2 {2}search +1\.000 \[1\.00, 1\.00\]/m);
+    expect(stdout).toMatch(/^2 {2}search +1\.000 \[1\.000, 1\.000\]/m);
     expect(stdout).toContain('No k meets the threshold');
     expect(readFileSync(report, 'utf8')).toContain('Audit of');
   });

@@ -300,7 +300,13 @@ describe('tables', () => {
     expect(row![0]).toBe('ours_1');
     expect(cell('recall@10')).toBeCloseTo(5 / 9, 12);
     expect(cell('recall@10 change')).toBeCloseTo(1.5, 12);
+    expect(cell('recall@10 difference')).toBeCloseTo(5 / 9 - 2 / 9, 12);
     expect(header!.length).toBe(row!.length);
+  });
+
+  test('as LaTeX, absolute where a resample of the baseline has no hit', () => {
+    const few = compared([trial('fedavg', worse), trial('ours', better)], 'fedavg');
+    expect(comparisonLatex(few)).toMatch(/^ours & .* & (\\textbf\{)?\+0\.3333\}? \\\\$/m);
   });
 
   test('as LaTeX, with what it means to it escaped', () => {

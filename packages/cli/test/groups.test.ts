@@ -110,7 +110,7 @@ test('a client recommends what its own shop sells, though ids are the same elsew
   }
   const elsewhere = ['--client', 'nintendo-1', '--history', same.title, '-k', '5'];
   const { stderr } = await fellrec('recommend', place.run('shops'), ...elsewhere);
-  expect(stderr).toContain(`no item has the id or title "${same.title}"`);
+  expect(stderr).toContain(`items has the id or title "${same.title}"`);
 });
 
 test('goes on, and is evaluated again, with the same numbers', async () => {

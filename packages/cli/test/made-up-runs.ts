@@ -5,6 +5,7 @@ import type { RoundRecord } from '@fellrec/federation';
 import type { Metrics, Partition } from '@fellrec/recsys';
 import type { Comparison, PairedDifference } from '../src/compare/result.ts';
 import { writeUserMetrics } from '../src/compare/user-metrics.ts';
+import { configSchema } from '../src/config-schema.ts';
 import type { RunResult } from '../src/train.ts';
 
 export interface MadeUp {
@@ -130,6 +131,7 @@ function resultOf(
     strategy,
     directory,
     rounds,
+    ranking: configSchema.shape.ranking.parse({}),
     clients: clients.map((client, c) => ({
       client,
       users: 20 + c,

@@ -68,6 +68,12 @@ test('a run killed four times ends as one that nobody killed', async () => {
     const killed = await fellrecKilled(i === 0 ? argv : [...argv, '--resume'], reached);
     expect(killed.signal, `${name}: ${killed.stderr}`).toBe('SIGKILL');
     expect(existsSync(join(place.run('killed'), 'result.json')), name).toBe(false);
+    if (i > 0) continue;
+    for (const command of [['evaluate'], ['recommend', '--client', 'client-0', '--history', '0']]) {
+      const { code, stderr } = await fellrec(command[0]!, place.run('killed'), ...command.slice(1));
+      expect(stderr).toMatch(/fellrec: run: nothing is trained in .* yet: 0 of 2 rounds .*--resume\n$/);
+      expect(code).toBe(1);
+    }
   }
   const { code, stderr } = await fellrec(...argv, '--resume');
   expect({ code, trained: stderr.includes('client-0: loss') }).toEqual({ code: 0, trained: false });
@@ -116,6 +122,12 @@ test('--force replaces a run, more rounds lengthen it', async () => {
   expect(longer.code).toBe(0);
   expect((await filesOf(join(place.run('longer'), 'rounds')))[adapter]).toBe(second[adapter]);
   expect(Object.keys(await filesOf(join(place.run('longer'), 'rounds')))).toContain('0001/round.json');
+  expect(await readJson(place.run('longer'), 'config.json')).toMatchObject({ federation: { rounds: 2 } });
+  const whole = await filesOf(place.run('longer'));
+  const shorter = await fellrec(...argv, 'seed=5', '--resume');
+  expect(shorter.stderr).toContain('longer has 2 rounds, 1 are asked for; take federation.rounds=2 or more');
+  expect(shorter.code).toBe(1);
+  expect(await filesOf(place.run('longer'))).toEqual(whole);
 });
 
 test('a loss that is no number stops the run and names client, round and step', async () => {

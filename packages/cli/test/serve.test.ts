@@ -70,7 +70,7 @@ test('a run goes on with the settings it began with only', async () => {
     '--resume',
   );
   expect(stderr.replace(place.folder, '')).toBe(
-    'fellrec: run: /runs/changed was made with other settings: training.learningRate; resume with the same, or start again with --force\n',
+    'fellrec: run: /runs/changed was made with other settings: training.learningRate; take the same, or another name, or replace it with --force\n',
   );
   expect(code).toBe(1);
   expect(await filesOf(place.run('changed'))).toEqual(before);

@@ -242,7 +242,10 @@ describe('recommend', () => {
       ['--client', 'client-9', '--history', '0'],
       'the run has no client "client-9"; clients: client-0, client-1',
     ],
-    [['--client', 'client-0', '--history', '0', 'Tetris 99'], 'no item has the id or title "Tetris 99"'],
+    [
+      ['--client', 'client-0', '--history', '0', 'Tetris 99'],
+      'none of the client\'s 269 items has the id or title "Tetris 99"',
+    ],
   ])('%j says what is unknown', async (argv, message) => {
     const { code, stdout, stderr } = await fellrec('recommend', place.run('tiny'), ...argv);
     expect(stderr).toContain(`fellrec: recommend: ${message}`);

@@ -78,7 +78,7 @@ const columns: Readonly<Record<MetricName, string>> = {
 };
 
 const interval = (found: Interval | undefined) =>
-  found ? `${found.mean.toFixed(3)} [${found.low.toFixed(2)}, ${found.high.toFixed(2)}]` : '-';
+  found ? `${found.mean.toFixed(3)} [${found.low.toFixed(3)}, ${found.high.toFixed(3)}]` : '-';
 
 function describe(result: AuditResult): string {
   const { attacks, floors, defences, recommendation, inverter, search, data } = result;

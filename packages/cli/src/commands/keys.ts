@@ -29,12 +29,18 @@ export async function run({
   const names = files.map(({ name }) => name);
   print(
     { folder: output, clients, hosts, days, files: names, warning },
-    describe(output, clients[0]!, hosts[0]!, names),
+    describe(output, clients, hosts[0]!, names),
     { json: json ?? false },
   );
 }
 
-function describe(folder: string, client: string, host: string, files: readonly string[]): string {
+function describe(
+  folder: string,
+  clients: readonly string[],
+  host: string,
+  files: readonly string[],
+): string {
+  const client = clients[0]!;
   const file = (name: string) => join(folder, name);
   const address = `https://${host.includes(':') ? `[${host}]` : host}:7443`;
   return `${warning}
@@ -46,6 +52,6 @@ With tokens:
   fellrec join ${address} --ca ${file('ca.crt')} --token ${file(`${client}.token`)}
 
 With certificates:
-  fellrec serve ... --tls-cert ${file('server.crt')} --tls-key ${file('server.key')} --client-ca ${file('ca.crt')}
+  fellrec serve ... --tls-cert ${file('server.crt')} --tls-key ${file('server.key')} --client-ca ${file('ca.crt')} --names ${clients.join(',')}
   fellrec join ${address} --ca ${file('ca.crt')} --cert ${file(`${client}.crt`)} --key ${file(`${client}.key`)}`;
 }

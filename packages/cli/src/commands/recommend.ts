@@ -24,16 +24,18 @@ function listed({ items }: RecommendedTitles): string {
   );
 }
 
-/** With what the model said, or how likely it found each title. */
+/** With what the model said, or how likely it found each title where it was asked. */
 function explained({ items, answer }: RecommendedTitles): string {
+  const isAsked = items.some(({ likelihood }) => likelihood);
   const rows = items.map(({ id, title, score, likelihood }, i) => [
     `${i + 1}`,
     id,
     title,
     score.toFixed(4),
-    likelihood ? likelihood.logProbability.toFixed(3) : '-',
-    likelihood ? String(likelihood.tokens) : '-',
+    ...(isAsked ? [likelihood ? likelihood.logProbability.toFixed(3) : '-'] : []),
+    ...(isAsked ? [likelihood ? String(likelihood.tokens) : '-'] : []),
   ]);
   const said = answer === undefined ? '' : `The model said: ${answer}\n\n`;
-  return `${said}${table(['rank', 'id', 'title', 'score', 'log-probability', 'tokens'], rows)}`;
+  const header = ['rank', 'id', 'title', 'score', ...(isAsked ? ['log-probability', 'tokens'] : [])];
+  return `${said}${table(header, rows)}`;
 }

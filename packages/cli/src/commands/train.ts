@@ -40,12 +40,16 @@ export async function addReport(directory: string, progress: Progress): Promise<
 }
 
 export function describeRun(result: RunResult): string {
+  return `${describeResult(result)}The run's files: ${result.directory}`;
+}
+
+export function describeResult(result: RunResult): string {
   const [dropped, groups] = [droppedHistory(result), groupTable(result)];
   return `${clientTable(result)}
 
 ${groups && `${groups}\n\n`}${comparisonTable([result])}
 ${dropped && `\n${dropped}\n`}
-${popularity(result)}The run's files: ${result.directory}`;
+${popularity(result)}`;
 }
 
 function popularity({ popularityCosine: cosine, groups = [] }: RunResult): string {

@@ -21,7 +21,7 @@ export function comparisonText(comparison: Comparison): string {
         method.method,
         ...comparedMetrics.map((name) => withDeviation(method, name)),
         fixed(method.spread?.worst, 4),
-        String(method.users),
+        userCount(method),
         fixed(method.seconds, 0),
         method.bytes === undefined ? '-' : megabytes(method.bytes).toFixed(1),
       ]),
@@ -37,6 +37,12 @@ export function comparisonText(comparison: Comparison): string {
     ),
   ];
   return parts.join('\n\n');
+}
+
+/** Where every seed has as many: how many of them, and how many seeds. */
+function userCount({ users, runs, incomplete }: ComparedMethod): string {
+  const seeds = runs.length - incomplete.length;
+  return seeds > 1 && users % seeds === 0 ? `${users / seeds} × ${seeds}` : String(users);
 }
 
 function withDeviation({ metrics, deviations }: ComparedMethod, name: string): string {
@@ -59,12 +65,11 @@ function againstTable(methods: readonly ComparedMethod[], baseline: string): str
   const header = [`against ${baseline}`, ...titles.flatMap((title) => [`${title}, %`, 'p'])];
   return [
     table(header, rows),
-    'change in % of the baseline with its 95 % interval, two-sided p: paired bootstrap over users, a user with all its seeds',
+    'change in % of the baseline (absolute where a resample of that has no hit) with its 95 % interval, two-sided p: paired bootstrap over users, a user with all its seeds',
   ];
 }
 
 function change({ difference, relative }: NonNullable<ComparedMethod['against']>[string]): string {
-  // As a share of nothing, where a resample of the baseline has no hit.
   if (!relative)
     return `absolute ${difference.mean.toFixed(4)} (${difference.low.toFixed(4)} to ${difference.high.toFixed(4)})`;
   return `${signedPercent(relative.mean)} (${signedPercent(relative.low)} to ${signedPercent(relative.high)})`;
@@ -176,6 +181,9 @@ export function comparisonCsv({ methods }: Comparison): string {
     ...comparedMetrics.flatMap((name) => [
       name,
       `${name} sd`,
+      `${name} difference`,
+      `${name} difference low`,
+      `${name} difference high`,
       `${name} change`,
       `${name} change low`,
       `${name} change high`,
@@ -191,8 +199,11 @@ export function comparisonCsv({ methods }: Comparison): string {
     one.runs.length - one.incomplete.length,
     one.users,
     ...comparedMetrics.flatMap((name) => {
-      const { relative, p } = one.against?.[name] ?? {};
-      return [one.metrics[name], one.deviations[name], relative?.mean, relative?.low, relative?.high, p];
+      const { difference, relative, p } = one.against?.[name] ?? {};
+      return [
+        ...[one.metrics[name], one.deviations[name], difference?.mean, difference?.low, difference?.high],
+        ...[relative?.mean, relative?.low, relative?.high, p],
+      ];
     }),
     one.spread?.deviation,
     one.spread?.worst,
@@ -210,7 +221,7 @@ function quoted(cell: string): string {
 export function comparisonLatex({ methods, baseline }: Comparison): string {
   const rows = methods.map((one) => {
     const found = one.against?.['recall@10'];
-    const text = found?.relative ? `${signedPercent(found.relative.mean)}\\,\\%` : '--';
+    const text = found ? latexChange(found) : '--';
     const cells = [
       escapeLatex(one.method),
       ...comparedMetrics.map((name) => latexNumber(one, name)),
@@ -228,6 +239,11 @@ export function comparisonLatex({ methods, baseline }: Comparison): string {
     '\\bottomrule',
     '\\end{tabular}',
   ].join('\n');
+}
+
+function latexChange({ relative, difference }: NonNullable<ComparedMethod['against']>[string]): string {
+  if (relative) return `${signedPercent(relative.mean)}\\,\\%`;
+  return `${difference.mean < 0 ? '$-$' : '+'}${Math.abs(difference.mean).toFixed(4)}`;
 }
 
 function latexNumber({ metrics, deviations }: ComparedMethod, name: string): string {

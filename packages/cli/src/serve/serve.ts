@@ -1,13 +1,6 @@
 // The server of a run whose clients are elsewhere: it hands out tasks, computes the middle layers, mixes parameters and
 // keeps the run's folder. It has no data.
-import {
-  type Client,
-  createRun,
-  type FederationEvent,
-  federate,
-  openRun,
-  type RunStore,
-} from '@fellrec/federation';
+import { type Client, createRun, type FederationEvent, federate, type RunStore } from '@fellrec/federation';
 import { nodeRuntime, rowProducts } from '@fellrec/graph';
 import {
   authenticator,
@@ -27,7 +20,7 @@ import { type ModelParts, openModel } from '../backends.ts';
 import { type Config, ConfigError, usesFedamp, usesGroups } from '../config.ts';
 import { type ItemTables, itemTables } from '../item-tables.ts';
 import { type Progress, silent } from '../progress.ts';
-import { assertSameSettings, runDirectory, storedConfig } from '../stored-run.ts';
+import { reopenRun, runDirectory } from '../stored-run.ts';
 import { strategyOf } from '../strategy.ts';
 import { type RunResult, writeResult } from '../train.ts';
 import { type OpenServer, open } from './listening.ts';
@@ -63,10 +56,7 @@ export async function serve(config: Config, o: ServeOptions): Promise<RunResult>
   const { stopped, work } = stopping(o.signal);
   try {
     // Before it listens: a run that cannot go on has no use for clients.
-    if (begun) {
-      assertSameSettings(directory, await storedConfig(directory), record);
-      store = await openRun(directory, model.format);
-    }
+    if (begun) store = await reopenRun(directory, record, model.format);
     if (o.record !== undefined) recording = await openRecorder(o.record, progress);
     server = await open({
       ...o,
@@ -163,7 +153,7 @@ function assertFit(config: Config, clients: readonly RemoteClient[]): void {
 }
 
 /** What config.json says: data is the clients' affair. */
-function recordOf({ data: _, ...settings }: Config, { checkpoint }: ModelParts): object {
+function recordOf({ data: _, ...settings }: Config, { checkpoint }: ModelParts) {
   return { ...settings, modelHash: checkpoint.hash, clients: 'remote' };
 }
 

@@ -109,6 +109,7 @@ export async function resultOf(
     directory: store.directory,
     rounds: history.length,
     clients,
+    ranking: config.ranking,
     pooled: overUsers(measured).metrics,
     spread: spread('recall@10', new Map(measured.map(({ client, metrics }) => [client, metrics]))),
     floors: {},
