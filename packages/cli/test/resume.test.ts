@@ -80,6 +80,17 @@ test('a run killed four times ends as one that nobody killed', async () => {
   expect(await comparable('killed')).toEqual(await comparable('whole'));
 });
 
+test('Ctrl-C says how to go on', async () => {
+  const argv = ['train', '-c', config, '--set', 'name=interrupted'];
+  const stopped = await fellrecKilled(argv, (stderr) => stderr.includes('round 1'), 'SIGINT');
+  expect(stopped.code).toBe(1);
+  expect(stopped.stderr).toMatch(
+    /\nfellrec: train: stopped; complete rounds are safe, go on with --resume\n$/,
+  );
+  const { code, stderr } = await fellrec(...argv, '--resume');
+  expect(code, stderr).toBe(0);
+});
+
 test('a run that is there is neither overwritten nor resumed with other settings', async () => {
   const before = await filesOf(place.run('whole'));
   const again = await fellrec('train', '-c', config);

@@ -112,13 +112,14 @@ export async function fellrec(...argv: string[]): Promise<Outcome> {
 export function fellrecKilled(
   argv: readonly string[],
   when: (stderr: string) => boolean,
-): Promise<{ signal: NodeJS.Signals | null; stderr: string }> {
+  by: NodeJS.Signals = 'SIGKILL',
+): Promise<{ code: number | null; signal: NodeJS.Signals | null; stderr: string }> {
   const child = spawn(process.execPath, ['--conditions=source', here('fellrec.ts'), ...argv], {
     stdio: ['ignore', 'ignore', 'pipe'],
   });
   let stderr = '';
   const check = () => {
-    if (when(stderr)) child.kill('SIGKILL');
+    if (!child.killed && when(stderr)) child.kill(by);
   };
   child.stderr.setEncoding('utf8').on('data', (text: string) => {
     stderr += text;
@@ -127,9 +128,9 @@ export function fellrecKilled(
   const poll = setInterval(check, 2);
   return new Promise((resolve, reject) => {
     child.on('error', reject);
-    child.on('close', (_, signal) => {
+    child.on('close', (code, signal) => {
       clearInterval(poll);
-      resolve({ signal, stderr });
+      resolve({ code, signal, stderr });
     });
   });
 }

@@ -1,5 +1,6 @@
 import { join } from 'node:path';
 import { loadConfig } from '../config.ts';
+import { exitCodes } from '../exit-codes.ts';
 import { print } from '../output.ts';
 import { type Progress, progressOn } from '../progress.ts';
 import { clientTable, comparisonTable, groupTable } from '../table.ts';
@@ -16,9 +17,18 @@ interface Options {
 export async function run({ config: file, set, resume, force, json }: Options): Promise<void> {
   const config = await loadConfig(file, set);
   const progress = progressOn(process.stderr);
-  const result = await train(config, { progress, resume: resume ?? false, force: force ?? false });
-  print(result, describeRun(result), { json: json ?? false });
-  await addReport(result.directory, progress);
+  const onSignal = () => {
+    progress.line('fellrec: train: stopped; complete rounds are safe, go on with --resume');
+    process.exit(exitCodes.failed);
+  };
+  process.once('SIGINT', onSignal).once('SIGTERM', onSignal);
+  try {
+    const result = await train(config, { progress, resume: resume ?? false, force: force ?? false });
+    print(result, describeRun(result), { json: json ?? false });
+    await addReport(result.directory, progress);
+  } finally {
+    process.off('SIGINT', onSignal).off('SIGTERM', onSignal);
+  }
 }
 
 /** Writes a run's report into its folder. The run is done by then: where this fails it is said, and nothing else fails. */
