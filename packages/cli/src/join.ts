@@ -1,7 +1,5 @@
 // A client of a run on a server: it has the data, its layers of the model and its credentials, and does what it is asked.
-import { readdir } from 'node:fs/promises';
 import { resolve } from 'node:path';
-import { placeWhole } from '@fellrec/federation';
 import type { NamedTensors } from '@fellrec/graph';
 import { describePart } from '@fellrec/models';
 import {
@@ -35,6 +33,7 @@ import {
 import { label } from './config-schema.ts';
 import { runtimeOf, trainOptions } from './experiment.ts';
 import { type GroupConfig, groupConfigs } from './groups.ts';
+import { assertReplaceable, writeJoined } from './joined.ts';
 import { type Progress, silent } from './progress.ts';
 import { withRankingOptions } from './ranking.ts';
 
@@ -57,7 +56,7 @@ export interface JoinOptions {
   readonly token?: string | undefined;
   readonly cert?: string | undefined;
   readonly key?: string | undefined;
-  /** Where the client's best parameters are written when the run is over. */
+  /** Where the client's best parameters are written when the run is over, and what recommending with them needs. */
   readonly output?: string | undefined;
   readonly cache: string;
   readonly threads?: number | undefined;
@@ -130,22 +129,6 @@ function assertOwn({ set = [], group }: JoinOptions): void {
     throw new ConfigError('join: --group: 1 to 64 letters, digits, "-" and "_", without "-" at the start');
 }
 
-/** What an adapter or an encoder consists of. */
-const written = ['adapter_config.json', 'adapter_model.safetensors', 'config.json', 'model.safetensors'];
-
-/** @throws if a folder is there that holds more than an earlier run wrote */
-async function assertReplaceable(output: string): Promise<void> {
-  const names = await readdir(output).catch((cause: NodeJS.ErrnoException) => {
-    if (cause.code === 'ENOENT') return [];
-    throw new Error(`join: cannot write to ${output}: ${cause.message}`, { cause });
-  });
-  const foreign = names.filter((name) => !written.includes(name));
-  if (foreign.length > 0)
-    throw new Error(
-      `join: ${output} holds other files (${foreign.slice(0, 3).join(', ')}), and what is written replaces the folder; choose another one`,
-    );
-}
-
 interface Joined {
   readonly connection: Connection;
   readonly dataset: Dataset;
@@ -178,8 +161,10 @@ async function takePart(
         async test(parameters, context) {
           const found = await worker.test(parameters, context);
           result = { metrics: found.metrics, testUsers: found.users };
-          if (o.output !== undefined)
-            await placeWhole(resolve(o.output), (aside) => backend.format.write(aside, parameters));
+          if (o.output !== undefined) {
+            const joined = { client, config, modelHash: backend.checkpoint.hash, dataset };
+            await writeJoined(resolve(o.output), joined, { parameters, ...context }, backend.format);
+          }
           return found;
         },
       },
@@ -217,7 +202,7 @@ function settingsFor(
     model: { ...sent.model, path: resolve(model) },
     split: { ...sent.split, ...(k !== undefined && { k }) },
     training: { ...sent.training, ...(microBatch !== undefined && { microBatch }) },
-    cache,
+    cache: resolve(cache),
     ...(threads !== undefined && { threads }),
   };
   try {

@@ -81,8 +81,8 @@ export function program(): Command {
   root
     .command('recommend')
     .description("recommend items with a client's adapter")
-    .argument('<run>', 'folder of the run')
-    .requiredOption('--client <name>', 'whose adapter')
+    .argument('<run>', 'folder of the run, or the one that join -o wrote')
+    .option('--client <name>', 'whose adapter, where the run has several')
     .requiredOption('--history <item...>', 'ids or titles, oldest first')
     .option('-k <count>', 'number of items', positive, 10)
     .option('-s, --set <key=value...>', 'rank otherwise, such as ranking.mode=constrained')

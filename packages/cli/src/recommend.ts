@@ -1,16 +1,25 @@
-// Recommendations from a stored run: a client's best adapter, a history in, ranked titles out.
+// Recommendations from a stored run, or from what a client of a run elsewhere kept: its best adapter, a history in, ranked
+// titles out.
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { openRun } from '@fellrec/federation';
 import { type Catalogue, historyLength, type Recommendation } from '@fellrec/recsys';
 import { z } from 'zod';
 import { type Config, withRanking } from './config.ts';
-import { initialParameters, rankerOf, startOf, storeFormat } from './experiment.ts';
+import {
+  type ClientData,
+  type Experiment,
+  initialParameters,
+  rankerOf,
+  startOf,
+  storeFormat,
+} from './experiment.ts';
 import { itemTables } from './item-tables.ts';
+import { isJoined, joinedParameters, readJoined } from './joined.ts';
 import { type Progress, silent } from './progress.ts';
-import { withRankingOptions } from './ranking.ts';
+import { type Asked, withRankingOptions } from './ranking.ts';
 import { readJson } from './read-json.ts';
-import { assertTrained, openStored, readRun } from './stored-run.ts';
+import { assertTrained, openStored, readRun, type StoredRun } from './stored-run.ts';
 import { recommendingWith } from './strategy.ts';
 
 export interface RecommendedTitle extends Omit<Recommendation, 'item'> {
@@ -19,7 +28,8 @@ export interface RecommendedTitle extends Omit<Recommendation, 'item'> {
 }
 
 export interface RecommendRequest {
-  readonly client: string;
+  /** Of those that the run has; may be left out where that is one. */
+  readonly client?: string | undefined;
   /** Item ids or exact titles, oldest first. */
   readonly history: readonly string[];
   readonly k: number;
@@ -35,37 +45,35 @@ export interface RecommendedTitles {
   readonly answer?: string;
 }
 
-/** @throws if the run has no such client, or the catalogue no such item. */
+/**
+ * From a run's folder, or from what `join` wrote. @throws if the run has no such client, or the catalogue no such item.
+ */
 export async function recommend(
   directory: string,
-  { client, history, k, set = [] }: RecommendRequest,
+  { client: named, history, k, set = [] }: RecommendRequest,
   progress: Progress = silent,
 ): Promise<RecommendedTitles> {
-  const stored = await readRun(directory);
-  await assertTrained(directory, progress);
+  const joined = isJoined(directory);
+  const stored = await (joined ? readJoined(directory) : readRun(directory));
+  if (!joined) await assertTrained(directory, progress);
+  const client = clientOf(stored, named);
   const run = {
     ...stored,
     config: await withChosenGamma(withRanking(set)(stored.config), stored.config, directory, client),
   };
-  const { config, partition } = run;
-  if (!partition.clients.some(({ name }) => name === client))
-    throw new Error(
-      `recommend: the run has no client "${client}"; clients: ${partition.clients.map(({ name }) => name).join(', ')}`,
-    );
+  const { config } = run;
   const experiment = await openStored(directory, run, progress.report);
-  const store = await openRun(directory, storeFormat(experiment));
   try {
-    const best = await store.best(client);
-    const initial = await initialParameters(experiment);
     const own = experiment.clients.find(({ name }) => name === client)!;
     const { catalogue } = own.group.dataset;
     const items = history.map((text) => findItem(catalogue, text));
-    const parameters = best ? recommendingWith(config, best.parameters) : startOf(own, initial);
-    const table = best && (await itemTables(config, store, initial).of(client, best.round + 1));
+    const asked = await (joined
+      ? joinedParameters(directory, experiment.format)
+      : bestOf(own, experiment, directory));
     const query = { history: items.slice(-historyLength), seen: items };
     const ranker = rankerOf(own, progress.report);
-    const [found] = await withRankingOptions(config, ranker, { parameters, items: table }, (options) =>
-      own.recommender.recommend([query], parameters, { ...options, k }),
+    const [found] = await withRankingOptions(config, ranker, asked, (options) =>
+      own.recommender.recommend([query], asked.parameters, { ...options, k }),
     );
     return {
       ...(found!.answer !== undefined && { answer: found!.answer }),
@@ -75,8 +83,33 @@ export async function recommend(
       items: found!.items.map(({ item, ...scored }) => ({ ...pick(catalogue, item), ...scored })),
     };
   } finally {
-    await store.close();
     await experiment.dispose();
+  }
+}
+
+/** @throws if there is no such client, or several and none is named */
+function clientOf({ partition: { clients } }: StoredRun, named: string | undefined): string {
+  const names = clients.map(({ name }) => name);
+  if (named === undefined && names.length === 1) return names[0]!;
+  if (named !== undefined && names.includes(named)) return named;
+  const problem = named === undefined ? 'several clients; name one' : `no client "${named}"`;
+  throw new Error(`recommend: the run has ${problem}; clients: ${names.join(', ')}`);
+}
+
+/** A client's best parameters in a run, or those that it began with. */
+async function bestOf(own: ClientData, experiment: Experiment, directory: string): Promise<Asked> {
+  const { config } = experiment;
+  const initial = await initialParameters(experiment);
+  const store = await openRun(directory, storeFormat(experiment));
+  try {
+    const best = await store.best(own.name);
+    if (!best) return { parameters: startOf(own, initial) };
+    return {
+      parameters: recommendingWith(config, best.parameters),
+      items: await itemTables(config, store, initial).of(own.name, best.round + 1),
+    };
+  } finally {
+    await store.close();
   }
 }
 

@@ -142,7 +142,7 @@ export async function readRun(directory: string): Promise<StoredRun> {
   const stored = await storedConfig(directory);
   if (stored.clients === 'remote')
     throw new Error(
-      `run: the clients of ${directory} are remote, and their data is with them; their best adapters, which transformers and peft load, are in ${join(directory, 'best')}, and where each client's "fellrec join -o" put them`,
+      `run: the clients of ${directory} are remote, and their data is with them; each recommends with what its "fellrec join -o" wrote; the best adapters are in ${join(directory, 'best')} too`,
     );
   const { dataset: _, modelHash: __, ...config } = stored;
   return {

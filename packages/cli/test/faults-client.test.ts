@@ -1,9 +1,10 @@
 // Clients that die, are late, come twice or have the wrong time, each a process of its own.
 import { readdirSync } from 'node:fs';
 import { dirname, join } from 'node:path';
+import { readDataset } from '@fellrec/recsys';
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test, vi } from 'vitest';
 import { allDone, everyone, type RemotePlace, type RemoteRun, remotePlace, undisturbed } from './remote.ts';
-import { filesOf, readJson } from './shared.ts';
+import { fellrec, filesOf, readJson } from './shared.ts';
 
 vi.setConfig({ testTimeout: 300_000, hookTimeout: 300_000 });
 
@@ -38,6 +39,15 @@ test('clients that are killed in the middle of a training step, and started agai
   expect(south.stderr).not.toContain('round 2 100 %');
   await allDone(server, northAgain, run.join('client-1'));
   expect(await run.outcome()).toEqual(expected);
+
+  const [item] = (await readDataset(join(place.folder, 'data'))).catalogue.items;
+  const recommended = (client: string) => fellrec('recommend', run.output(client), '--history', item!.id);
+  expect((await recommended('client-1')).stdout).toMatch(/^rank +id +title\n(.*\n){11}$/);
+  const { code, stderr } = await recommended('client-0');
+  expect(stderr).toBe(
+    'fellrec: recommend: the middle layers of client-0 learned on the server (split.adapters: all-layers), and what they learned is there\n',
+  );
+  expect(code).toBe(1);
 });
 
 test('a client that is killed in the middle of its upload, and started again', async () => {

@@ -205,6 +205,7 @@ test('remote shops end where shops in one process do', async () => {
       cache: join(place.folder, 'cache'),
       threads: 1,
       giveUpSeconds: 60,
+      output: join(place.folder, 'kept', name),
     }),
   );
   await Promise.all(joined);
@@ -229,6 +230,16 @@ test('remote shops end where shops in one process do', async () => {
   expect(first!.cosine).toBe(of!.mixing[0]!.cosine);
   expect(first!.candidateSeconds).toBeGreaterThan(0);
   expect(Object.keys(first!.clients)).toEqual([...shops]);
+  // With what a shop keeps it recommends as the run in one process does.
+  for (const { name, path } of small) {
+    const [first, , third] = (await readDataset(path)).catalogue.items;
+    const asked = ['--history', first!.id, third!.title, '-k', '5', '--set', 'ranking.gamma=3', '--json'];
+    const kept = await fellrec('recommend', join(place.folder, 'kept', name), ...asked);
+    expect(kept.code, kept.stderr).toBe(0);
+    expect(JSON.parse(kept.stdout).items).toHaveLength(5);
+    const one = await fellrec('recommend', place.run('here'), '--client', name, ...asked);
+    expect(kept.stdout).toBe(one.stdout);
+  }
   const report = join(place.folder, 'there.html');
   expect((await fellrec('report', place.run('there'), '-o', report)).code).toBe(0);
   const markup = await readFile(report, 'utf8');

@@ -157,7 +157,7 @@ function remoteRun(
       proxies.push(proxy);
       return proxy;
     },
-    outcome: async () => ({ ...(await outcomeOf(directory)), outputs: await filesOf(output('')) }),
+    outcome: async () => ({ ...(await outcomeOf(directory)), outputs: await outputsOf(output('')) }),
     async close() {
       await Promise.all(processes.map((process) => process.kill('SIGKILL')));
       await Promise.all(proxies.map((proxy) => proxy.close()));
@@ -180,6 +180,12 @@ export async function undisturbed(place: RemotePlace): Promise<unknown> {
 /** Waits until all have ended well. @throws as soon as one of them has not */
 export async function allDone(...processes: Process[]): Promise<void> {
   await Promise.all(processes.map(async (process) => expect(await process.ended(), process.stderr).toBe(0)));
+}
+
+/** What clients kept, but for the run's name in their settings. */
+async function outputsOf(folder: string) {
+  const files = Object.entries(await filesOf(folder));
+  return files.filter(([file]) => !file.endsWith('client.json'));
 }
 
 async function outcomeOf(directory: string) {

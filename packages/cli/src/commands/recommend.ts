@@ -4,7 +4,7 @@ import { type RecommendedTitles, recommend } from '../recommend.ts';
 import { table } from '../table.ts';
 
 interface Options {
-  readonly client: string;
+  readonly client?: string;
   readonly history: readonly string[];
   readonly k: number;
   readonly set?: readonly string[];
