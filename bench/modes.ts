@@ -3,6 +3,7 @@
 //     [--place NAME]
 // With --place the table goes between `<!-- NAME -->` and `<!-- /NAME -->` of docs/results.md.
 import { parseArgs } from 'node:util';
+import { readRun } from '../packages/cli/src/stored-run.ts';
 import { contest, list, machine, ours, total } from './contest.ts';
 import { line, place } from './page.ts';
 
@@ -17,6 +18,7 @@ const { values: o, positionals } = parseArgs({
 });
 const [run] = positionals;
 if (run === undefined) throw new Error('bench: name the folder of a run');
+const { threads } = (await readRun(run)).config;
 const modes = list(o.modes);
 const found = contest(
   modes.map((mode) => ours(mode, 'modes-ours.ts', { run, mode, users: o.users })),
@@ -31,7 +33,7 @@ const table = [
     return line([`\`${mode}\``, (Number(o.users) / total(seconds)).toFixed(2), peakRssMiB.toFixed(0)]);
   }),
   '',
-  `${o.users} users, the fastest of ${o.rounds} alternating runs, each a process of its own; ${machine.cpu}, ${machine.cores} cores, Node ${machine.node}.`,
+  `${o.users} users, the fastest of ${o.rounds} alternating runs, each a process of its own, with ${threads ?? machine.cores} thread(s); ${machine.cpu}, ${machine.cores} cores, Node ${machine.node}.`,
 ].join('\n');
 if (o.place !== undefined) place(o.place, table);
 else process.stdout.write(`${table}\n`);

@@ -138,6 +138,15 @@ const studies: readonly Study[] = [
       'cooccurrence',
       'popularity',
     ],
+    seeds: [1, 2],
+  },
+  {
+    name: 'silos-minilm-core',
+    runs: 'silos-minilm',
+    config: 'configs/results-silos-minilm.yaml',
+    data: silos,
+    model: 'all-minilm-l6-v2',
+    methods: ['fellrec', 'fellrec-relative', 'fedavg', 'groups', 'zero-shot', 'cooccurrence', 'popularity'],
     seeds: [1, 2, 3],
   },
   {
@@ -153,7 +162,7 @@ const studies: readonly Study[] = [
     config: 'configs/results-silos-smollm2.yaml',
     data: silos,
     model: 'smollm2-135m-instruct',
-    methods: [...mixtures, 'groups', 'zero-shot', 'popularity'],
+    methods: ['fedavg', 'fellrec-relative', 'groups', 'popularity'],
     seeds: [1],
   },
   {
@@ -181,7 +190,7 @@ const studies: readonly Study[] = [
     config: 'configs/results-modes-smollm2.yaml',
     data: 'games',
     model: 'smollm2-135m-instruct',
-    methods: ['centralized', 'centralized+constrained'],
+    methods: ['centralized'],
     baseline: 'centralized',
     seeds: [1],
     samples: [256, 1024, 4096],
