@@ -1,5 +1,6 @@
 // Runs as they lie in their folders: where, with which settings, and opened again with what they were made of.
 import { existsSync } from 'node:fs';
+import { readdir } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { openRun, type ParametersFormat, type RunStore, writeWhole } from '@fellrec/federation';
 import type { Partition } from '@fellrec/recsys';
@@ -10,7 +11,6 @@ import { type Experiment, openExperiment, type Report } from './experiment.ts';
 import { groupConfigs } from './groups.ts';
 import type { Progress } from './progress.ts';
 import { readJson } from './read-json.ts';
-import { readRunFiles } from './report/run-files.ts';
 
 export function runDirectory(config: Config): string {
   return resolve(config.runs, config.name);
@@ -129,12 +129,17 @@ export async function storedConfig(directory: string): Promise<Record<string, un
   return readJson(file, z.record(z.string(), z.unknown()));
 }
 
-/** Of a run whose rounds are there, if not all. @throws if it has none; says so if it is not complete */
+/** Says what a run that is not complete lacks. @throws if it has no round */
 export async function assertTrained(directory: string, progress: Progress): Promise<void> {
-  const { rounds, missing } = await readRunFiles(directory);
-  if (missing === undefined) return;
-  if (rounds.length === 0) throw new Error(`run: nothing is trained in ${directory} yet: ${missing}`);
-  progress.line(`${directory} is not complete: ${missing}`);
+  const names = await readdir(join(directory, 'rounds')).catch(() => []);
+  const done = names.filter((name) => /^\d+$/.test(name)).length;
+  if (done === 0) throw new Error(`run: nothing is trained in ${directory} yet; go on with --resume`);
+  const file = join(directory, 'result.json');
+  const evaluated = existsSync(file) ? (await readJson(file, z.object({ rounds: z.number() }))).rounds : 0;
+  if (evaluated !== done)
+    progress.line(
+      `${directory} is not complete: ${done} rounds are there, and a result of ${evaluated || 'none'}; go on with --resume`,
+    );
 }
 
 /** A stored run's configuration and partition. */

@@ -33,7 +33,7 @@ test('says what it made, how to use it, and whom not to trust with it', async ()
       fellrec join https://localhost:7443 --ca KEYS/ca.crt --token KEYS/a.token
 
     With certificates:
-      fellrec serve ... --tls-cert KEYS/server.crt --tls-key KEYS/server.key --client-ca KEYS/ca.crt --names a,b
+      fellrec serve ... --tls-cert KEYS/server.crt --tls-key KEYS/server.key --client-ca KEYS/ca.crt --names a b
       fellrec join https://localhost:7443 --ca KEYS/ca.crt --cert KEYS/a.crt --key KEYS/a.key
     "
   `);

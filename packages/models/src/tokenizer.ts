@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { Tokenizer as HuggingFaceTokenizer } from '@huggingface/tokenizers';
 
 export interface Tokenizer {
-  /** Of what it was read from: one that says the same of every text may have another. */
+  /** Of what it was read from: two that encode alike may differ in it. */
   readonly hash: string;
   /** Token ids, with the begin-of-sequence token where the model's tokenizer adds one. */
   encode(text: string): number[];

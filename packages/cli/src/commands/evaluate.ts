@@ -17,7 +17,11 @@ export async function run(directory: string, { testUsers, set = [], json = false
   print(result, `${describeResult(result)}${described(result)}`, { json });
 }
 
-/** How it was ranked, of all ways that it could be. */
+/** How it was ranked, where that is not the paper's way, and what becomes of it. */
 function described({ ranking: { mode, inject } }: RunResult): string {
-  return `Ranked as ranking.mode=${mode}${inject ? ` ranking.inject=${inject}` : ''} says; nothing of this is stored ("fellrec compare" stores, and says whether modes differ).`;
+  const ranked = [
+    ...(mode === 'grounded' ? [] : [`ranking.mode=${mode}`]),
+    ...(inject ? [`ranking.inject=${inject}`] : []),
+  ];
+  return `${ranked.length > 0 ? `Ranked with ${ranked.join(' ')}. ` : ''}Nothing of this is stored: "fellrec compare" stores, and says whether ways to rank differ.`;
 }

@@ -52,6 +52,6 @@ With tokens:
   fellrec join ${address} --ca ${file('ca.crt')} --token ${file(`${client}.token`)}
 
 With certificates:
-  fellrec serve ... --tls-cert ${file('server.crt')} --tls-key ${file('server.key')} --client-ca ${file('ca.crt')} --names ${clients.join(',')}
+  fellrec serve ... --tls-cert ${file('server.crt')} --tls-key ${file('server.key')} --client-ca ${file('ca.crt')} --names ${clients.join(' ')}
   fellrec join ${address} --ca ${file('ca.crt')} --cert ${file(`${client}.crt`)} --key ${file(`${client}.key`)}`;
 }

@@ -1,8 +1,10 @@
+import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { loadConfig } from '../config.ts';
 import { exitCodes } from '../exit-codes.ts';
 import { print } from '../output.ts';
 import { type Progress, progressOn } from '../progress.ts';
+import { runDirectory } from '../stored-run.ts';
 import { clientTable, comparisonTable, groupTable } from '../table.ts';
 import { type RunResult, train } from '../train.ts';
 
@@ -18,7 +20,10 @@ export async function run({ config: file, set, resume, force, json }: Options): 
   const config = await loadConfig(file, set);
   const progress = progressOn(process.stderr);
   const onSignal = () => {
-    progress.line('fellrec: train: stopped; complete rounds are safe, go on with --resume');
+    const hasBegun = existsSync(join(runDirectory(config), 'config.json'));
+    progress.line(
+      `fellrec: train: stopped; ${hasBegun ? 'complete rounds are safe, go on with --resume' : 'nothing had begun'}`,
+    );
     process.exit(exitCodes.failed);
   };
   process.once('SIGINT', onSignal).once('SIGTERM', onSignal);

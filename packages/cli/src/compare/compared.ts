@@ -101,6 +101,9 @@ function describe(
     runs: trials.map(({ seed, directory }) => ({ seed, directory })),
     incomplete: trials.flatMap(({ seed, missing }) => (missing === undefined ? [] : [{ seed, missing }])),
     users: complete.reduce((n, { users }) => n + users.size, 0),
+    ...(new Set(complete.map(({ users }) => users.size)).size === 1 && {
+      usersPerSeed: complete[0]!.users.size,
+    }),
     metrics: meanMetrics(bySeed),
     deviations: bySeed.length < 2 ? {} : deviationsOf(bySeed),
     clients,

@@ -143,8 +143,9 @@ export async function storeRanked(
     seconds: 0,
   }));
   const store = await openRun(run, storeFormat(experiment));
-  const rounds = await store.history();
+  let rounds: Awaited<ReturnType<typeof store.history>>;
   try {
+    rounds = await store.history();
     for await (const { client, ...asked } of trainedClients(experiment, store)) {
       const { test: samples, group } = client;
       if (samples.length === 0) continue;

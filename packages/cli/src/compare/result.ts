@@ -50,6 +50,8 @@ export interface ComparedMethod {
   readonly incomplete: readonly { readonly seed: number; readonly missing: string }[];
   /** Users tested, over all seeds. */
   readonly users: number;
+  /** With each seed, where these are as many. */
+  readonly usersPerSeed?: number;
   /** Means over users, then over seeds. */
   readonly metrics: Metrics;
   /** Standard deviations over seeds (of the sample); empty with one seed. */

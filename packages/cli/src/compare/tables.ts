@@ -40,9 +40,8 @@ export function comparisonText(comparison: Comparison): string {
 }
 
 /** Where every seed has as many: how many of them, and how many seeds. */
-function userCount({ users, runs, incomplete }: ComparedMethod): string {
-  const seeds = runs.length - incomplete.length;
-  return seeds > 1 && users % seeds === 0 ? `${users / seeds} × ${seeds}` : String(users);
+function userCount({ users, usersPerSeed = users }: ComparedMethod): string {
+  return usersPerSeed < users ? `${usersPerSeed} × ${users / usersPerSeed}` : String(users);
 }
 
 function withDeviation({ metrics, deviations }: ComparedMethod, name: string): string {

@@ -109,7 +109,8 @@ export async function serve(config: Config, o: ServeOptions): Promise<RunResult>
         await events.return();
       }
       state = { ...state, phase: Phase.TESTING, delivered: 0 };
-      const onTested = () => {
+      const onTested = (client: string, missing: string | undefined) => {
+        if (missing !== undefined) progress.line(`  the result is without ${client}: ${missing}`);
         state = { ...state, delivered: state.delivered + 1 };
         progress.report('tested clients', state.delivered, clients.length);
       };

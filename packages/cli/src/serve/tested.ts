@@ -25,7 +25,8 @@ interface TestOptions {
   readonly initial: NamedTensors;
   /** After which a client that has not answered, or failed, has no metrics (default: all must answer). */
   readonly deadlineSeconds?: number;
-  readonly onTested: () => void;
+  /** With why there are no metrics, where there are none. */
+  readonly onTested: (client: string, missing: string | undefined) => void;
 }
 
 /** Whether a client has a part in what becomes of a tensor. */
@@ -52,11 +53,13 @@ export async function test({
         ...(items && { items }),
         ...(deadlineSeconds !== undefined && { signal: AbortSignal.timeout(1000 * deadlineSeconds) }),
       };
-      const found = await tested(client, parameters, context).catch((error: unknown) => {
+      let missing: string | undefined;
+      const found = await tested(client, parameters, context).catch((error: Error) => {
         if (deadlineSeconds === undefined) throw error;
+        missing = error.message;
         return { metrics: {}, users: 0, truncated: 0 };
       });
-      onTested();
+      onTested(client.name, missing);
       return { client, bestRound: best?.round, ...found };
     }),
   );

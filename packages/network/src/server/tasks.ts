@@ -152,7 +152,7 @@ export class ClientTasks {
   /** Of the open task. */
   progress({ onProgress }: Task<'train'>, progress: TrainingProgress): void {
     const open = this.#open!;
-    // Said twice, where the first answer was lost; and a client has at most as many steps as it first says.
+    // Dropped: what was said before, for its answer was lost or the client began anew; and steps beyond those it first said.
     const { step, steps } = open.said ?? { step: 0, steps: progress.steps };
     if (progress.step <= step || progress.step > steps) return;
     open.said = { step: progress.step, steps };
