@@ -123,7 +123,7 @@ export async function openStored(
 const configFile = 'config.json';
 
 /** config.json of a run as it is. @throws if it is no run */
-export async function storedConfig(directory: string): Promise<Record<string, unknown>> {
+async function storedConfig(directory: string): Promise<Record<string, unknown>> {
   const file = join(directory, configFile);
   if (!existsSync(file)) throw new Error(`run: ${directory} is no run (it has no ${configFile})`);
   return readJson(file, z.record(z.string(), z.unknown()));
