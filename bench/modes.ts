@@ -33,7 +33,7 @@ const table = [
     return line([`\`${mode}\``, (Number(o.users) / total(seconds)).toFixed(2), peakRssMiB.toFixed(0)]);
   }),
   '',
-  `${o.users} users, the fastest of ${o.rounds} alternating runs, each a process of its own, with ${threads ?? machine.cores} thread(s); ${machine.cpu}, ${machine.cores} cores, Node ${machine.node}.`,
+  `${o.users} users, the fastest of ${o.rounds} alternating runs, each a process of its own, threads: ${threads ?? machine.cores}; ${machine.cpu}, ${machine.cores} cores, Node ${machine.node}.`,
 ].join('\n');
 if (o.place !== undefined) place(o.place, table);
 else process.stdout.write(`${table}\n`);
