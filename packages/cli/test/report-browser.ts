@@ -1,5 +1,5 @@
 // A headless Chromium that comes with the development packages, for tests of what was written for browsers.
-import { mkdtemp, rm } from 'node:fs/promises';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -29,6 +29,15 @@ export async function openBrowser(): Promise<OpenBrowser> {
     );
     if (TMPDIR === undefined) delete process.env.TMPDIR;
     else process.env.TMPDIR = TMPDIR;
+    // The one that comes with the fonts looks for them in folders of its own choice.
+    const fonts = join(folder, 'fonts.conf');
+    await writeFile(
+      fonts,
+      `<?xml version="1.0"?>
+<!DOCTYPE fontconfig SYSTEM "fonts.dtd">
+<fontconfig><dir>${join(folder, 'fonts')}</dir><cachedir>${join(folder, 'fonts-cache')}</cachedir></fontconfig>
+`,
+    );
     const browser = await chromium.launch({
       executablePath: executablePath!,
       // Its own libraries and fonts: the same page on every machine.
@@ -37,7 +46,7 @@ export async function openBrowser(): Promise<OpenBrowser> {
         HOME: folder,
         TMPDIR: folder,
         LD_LIBRARY_PATH: join(folder, 'al2023', 'lib'),
-        FONTCONFIG_PATH: join(folder, 'fonts'),
+        FONTCONFIG_FILE: fonts,
       },
     });
     return {
