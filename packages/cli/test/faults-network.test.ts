@@ -146,7 +146,8 @@ async function spokenRun(doTheyBehave: boolean): Promise<unknown> {
   await south.upload(second.south, 0.4);
   await late.upload(second.late, 0.2);
   for (const client of all) await client.report(await client.task(), { loss: 2 });
-  for (const client of all) await client.report(await client.task(), { metrics: { 'recall@10': 0.25 } });
+  const metrics = { 'recall@10': 0.25, 'recall@20': 0.5, 'ndcg@10': 0.125, 'ndcg@20': 0.25 };
+  for (const client of all) await client.report(await client.task(), { metrics });
   await Promise.all(all.map(({ leave }) => leave()));
   await allDone(server);
   return run.outcome();
