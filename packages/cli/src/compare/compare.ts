@@ -47,7 +47,7 @@ export async function compare(config: Config, o: CompareOptions): Promise<Compar
         const base = await baseConfig(config, method, seed);
         const trained = runDirectory(base);
         const isBaseStored = isRanking(plain) || (await isStored(trained, plain, base));
-        if (isBaseStored && (await isStored(directory, method, own, trained))) {
+        if (isBaseStored && (await isStored(directory, method, own))) {
           trials.push(await readTrial(directory, method));
           continue;
         }
@@ -65,8 +65,8 @@ export async function compare(config: Config, o: CompareOptions): Promise<Compar
             await train(base, { resume: hasBegun(trained), experiment: training, progress });
           }
           // The same run trained again ranks the same.
-          if (!isRanked(method) || (await isStored(directory, method, own, trained))) return;
-          const alike = await scoredAlike(config, method, { ...o, seed, trained });
+          if (!isRanked(method) || (await isStored(directory, method, own))) return;
+          const alike = await scoredAlike(config, method, o, seed);
           if (alike.length > 1) progress.line(`scored at once: ${alike.map((one) => one.method).join(', ')}`);
           await storeRanked(alike, trained, experiment, progress).catch(async (error) => {
             if (alike.length === 1) throw error;
@@ -101,7 +101,8 @@ async function baseConfig(config: Config, method: Method, seed: number): Promise
 async function scoredAlike(
   config: Config,
   method: Ranked,
-  { methods, seed, trained }: Pick<CompareOptions, 'methods'> & { seed: number; trained: string },
+  { methods }: CompareOptions,
+  seed: number,
 ): Promise<RankedMethod[]> {
   const scores = ({ ranking: { inject: _, ...ranking } }: Config) => JSON.stringify(ranking);
   const wanted = scores(methodConfig(config, method, seed));
@@ -109,7 +110,7 @@ async function scoredAlike(
   for (const other of methods) {
     if (!isRanked(other) || unranked(other) !== unranked(method)) continue;
     const own = methodConfig(config, other, seed);
-    if (scores(own) === wanted && !(await isStored(runDirectory(own), other, own, trained)))
+    if (scores(own) === wanted && !(await isStored(runDirectory(own), other, own)))
       alike.push({ method: other, config: own });
   }
   return alike;

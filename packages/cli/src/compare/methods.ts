@@ -147,8 +147,13 @@ function rankingOf(method: Method, configured: Ranks): Ranks {
   return { ...configured, ...(way && rankedBy[way](configured)), ...(inject && { inject }) };
 }
 
+/** Of a method with a seed, within `runs/<name>`. */
+export function folderOf(method: Method, seed: number): string {
+  return `${method}-${seed}`;
+}
+
 /**
- * The configuration of a method with a seed, whose folder is `<method>-<seed>` within `runs/<name>`. Rankings know no
+ * The configuration of a method with a seed, which has a folder of its own within `runs/<name>`. Rankings know no
  * clients: theirs is one. @throws ConfigError if the method cannot be with the other settings.
  */
 export function methodConfig(config: Config, method: Method, seed: number): Config {
@@ -158,7 +163,7 @@ export function methodConfig(config: Config, method: Method, seed: number): Conf
   const made = {
     ...config,
     runs: join(runs, name),
-    name: `${method}-${seed}`,
+    name: folderOf(method, seed),
     seed,
     ranking: rankingOf(method, config.ranking),
     federation: { ...federation, ...settings },

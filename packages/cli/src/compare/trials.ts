@@ -4,9 +4,9 @@ import { join } from 'node:path';
 import type { Config } from '../config.ts';
 import { dataHash } from '../groups.ts';
 import { type RunFiles, readRunFiles } from '../report/run-files.ts';
-import { changesOf, readRun } from '../stored-run.ts';
+import { changesOf, readRun, runDirectory } from '../stored-run.ts';
 import type { Trial } from './compared.ts';
-import { isRanked, isRanking, type Method, unranked } from './methods.ts';
+import { folderOf, isRanked, isRanking, type Method, unranked } from './methods.ts';
 import { rankedSettings, rankingSettings, readRanking, roundsHash, type StoredRanking } from './rankings.ts';
 import { apartBySamples, trainSamplesOf } from './samples.ts';
 import { readUserMetrics } from './user-metrics.ts';
@@ -17,22 +17,19 @@ export function hasBegun(directory: string): boolean {
 }
 
 /**
- * Whether a method's result is there, made with these settings on the data that is there now; of one that ranks with a
- * run's parameters, with those of `trained` as they are now.
+ * Whether a method's result is there, made with these settings on the data that is there now, and of one that ranks with
+ * a run's parameters, with those of now.
  */
-export async function isStored(
-  directory: string,
-  method: Method,
-  config: Config,
-  trained?: string,
-): Promise<boolean> {
+export async function isStored(directory: string, method: Method, config: Config): Promise<boolean> {
   const hash = await dataHash(config);
   const plain = unranked(method);
   if (isRanking(plain) || isRanked(method)) {
     const found = await readRanking(directory);
     const settings = isRanking(plain) ? rankingSettings(plain, config) : rankedSettings(config);
     if (found?.data.hash !== hash || !isSame(found.settings, settings)) return false;
-    return isRanking(plain) || found.run === (await fingerprintOf(trained!));
+    if (isRanking(plain)) return true;
+    const trained = runDirectory({ ...config, name: folderOf(plain, config.seed) });
+    return found.run === roundsHash((await readRunFiles(trained)).rounds);
   }
   if (!hasBegun(directory)) return false;
   const { stored } = await readRun(directory);
@@ -44,11 +41,6 @@ export async function isStored(
   const { rounds: wanted, patience } = config.federation;
   const stopped = rounds.findIndex((round) => round.roundsWithoutImprovement >= patience) + 1;
   return rounds.length === (stopped > 0 ? Math.min(stopped, wanted) : wanted);
-}
-
-/** What a run's rounds came to. */
-async function fingerprintOf(directory: string): Promise<string> {
-  return roundsHash((await readRunFiles(directory)).rounds);
 }
 
 /** `method`: what it is called; without it, what the folder says. @throws if there is neither a run nor a ranking. */
