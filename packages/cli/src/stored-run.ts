@@ -32,6 +32,7 @@ export async function reopenRun(
   record: Pick<Config, 'federation'>,
   format: ParametersFormat,
 ): Promise<RunStore> {
+  // Before the store is opened, which clears away what these settings do not keep.
   const different = changesOf(await storedConfig(directory), record);
   if (different.length > 0)
     throw new Error(
@@ -39,7 +40,7 @@ export async function reopenRun(
     );
   const store = await openRun(directory, format);
   try {
-    const done = (await store.history()).length;
+    const done = (await store.state())?.nextRound ?? 0;
     const { rounds } = record.federation;
     if (done > rounds)
       throw new Error(
@@ -164,14 +165,14 @@ export async function readPartition(directory: string): Promise<Partition> {
     throw new Error(
       `run: ${directory} is no run that can go on (it has no clients.json); start it without --resume`,
     );
-  const { method } = await readJson(file, z.looseObject({ method: z.string() }));
-  if (method === 'remote')
+  const found = await readJson(file, clientsFile);
+  if (found.method === 'remote')
     throw new Error(`run: the clients of ${directory} are remote; go on with "fellrec serve --resume"`);
-  return readJson(file, partitionFile);
+  return found;
 }
 
 const matrix = z.array(z.array(z.number()));
-const partitionFile: z.ZodType<Partition> = z.object({
+const partitionFile = z.object({
   method: z.enum(['kmeans', 'random', 'column', 'groups']),
   clients: z
     .array(z.object({ name: z.string(), group: z.string().exactOptional(), users: z.array(z.string()) }))
@@ -179,3 +180,7 @@ const partitionFile: z.ZodType<Partition> = z.object({
   popularityCosine: z.number(),
   likeness: z.object({ popularityCosine: matrix, itemOverlap: matrix }).exactOptional(),
 });
+const clientsFile = z.discriminatedUnion('method', [
+  partitionFile,
+  z.object({ method: z.literal('remote') }),
+]);
