@@ -4,8 +4,8 @@
 //   node bench/constrained.ts --model FOLDER --data FOLDER --python PYTHON [--users 100] [--beams 20] [--rounds 2]
 //     [--base float32,int8,int8-fast] [--batch 8] [--peer-dtypes fp32] [--peer-batches 4,8] [--threads N] [--cache FOLDER]
 //
-// --data is what `fellrec data import` wrote. PYTHON has torch 2.14.1 and transformers 5.23.0; gguf and accelerate if the model is a
-// .gguf file.
+// --data is what `fellrec data import` wrote. PYTHON has torch 2.14.1 and transformers 5.23.0; gguf and accelerate if the
+// model is a .gguf file.
 import { parseArgs } from 'node:util';
 import { tokenTree } from '../packages/models/src/index.ts';
 import { answerTokens, promptTokens } from '../packages/recsys/src/bigrec/text.ts';

@@ -4,8 +4,8 @@
 //   node bench/epoch.ts --model FOLDER --data FOLDER --python PYTHON [--samples 256] [--rounds 2]
 //     [--base float32,int8,int8-fast] [--micro-batch 2] [--peer-dtypes fp32,bf16-autocast,bf16] [--threads N] [--cache FOLDER]
 //
-// --data is what `fellrec data import` wrote. PYTHON has torch 2.13.0, transformers 5.23.0 and peft 0.21.2; gguf and accelerate if
-// the model is a .gguf file.
+// --data is what `fellrec data import` wrote. PYTHON has torch 2.13.0, transformers 5.23.0 and peft 0.21.2; gguf and
+// accelerate if the model is a .gguf file.
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';

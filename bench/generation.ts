@@ -4,8 +4,8 @@
 //   node bench/generation.ts --model FOLDER --data FOLDER --python PYTHON [--users 200] [--rounds 2]
 //     [--base float32,int8,int8-fast] [--batch 16] [--peer-dtypes fp32,bf16] [--peer-batches 8,16] [--threads N] [--cache FOLDER]
 //
-// --data is what `fellrec data import` wrote. PYTHON has torch 2.13.0 and transformers 5.23.0; gguf and accelerate if the model is a
-// .gguf file.
+// --data is what `fellrec data import` wrote. PYTHON has torch 2.13.0 and transformers 5.23.0; gguf and accelerate if the
+// model is a .gguf file.
 import { parseArgs } from 'node:util';
 import { promptTokens } from '../packages/recsys/src/bigrec/text.ts';
 import { subset, testSamples } from '../packages/recsys/src/index.ts';

@@ -163,7 +163,8 @@ async function takePart(
           result = { metrics: found.metrics, testUsers: found.users };
           if (o.output !== undefined) {
             const joined = { client, config, modelHash: backend.checkpoint.hash, dataset };
-            await writeJoined(resolve(o.output), joined, { parameters, ...context }, backend.format);
+            const asked = { parameters, items: context.items };
+            await writeJoined(resolve(o.output), joined, asked, backend.format);
           }
           return found;
         },

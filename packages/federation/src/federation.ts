@@ -57,13 +57,11 @@ const fewClients = 5;
 export async function* federate(options: FederateOptions): AsyncGenerator<FederationEvent, void, undefined> {
   const { clients, strategy, initial, rounds, patience, resume, participation } = options;
   const active = clients.filter(({ samples }) => samples > 0);
-  const held = active.map((client) => heldBy(client, initial));
+  const holdings = clients.map((client) => heldBy(client, initial));
+  const held = holdings.filter((_, c) => clients[c]!.samples > 0);
   let state = resume ?? startFrom(held);
   assertClients(clients, active, state);
-  assertHeld(
-    clients.map((client) => heldBy(client, initial)),
-    initial,
-  );
+  assertHeld(holdings, initial);
   if (participation) assertParticipation(participation, active.length);
   yield {
     type: 'run-started',

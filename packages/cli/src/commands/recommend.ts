@@ -32,8 +32,7 @@ function explained({ items, answer }: RecommendedTitles): string {
     id,
     title,
     score.toFixed(4),
-    ...(isAsked ? [likelihood ? likelihood.logProbability.toFixed(3) : '-'] : []),
-    ...(isAsked ? [likelihood ? String(likelihood.tokens) : '-'] : []),
+    ...(isAsked ? [likelihood?.logProbability.toFixed(3) ?? '-', String(likelihood?.tokens ?? '-')] : []),
   ]);
   const said = answer === undefined ? '' : `The model said: ${answer}\n\n`;
   const header = ['rank', 'id', 'title', 'score', ...(isAsked ? ['log-probability', 'tokens'] : [])];

@@ -143,7 +143,7 @@ export async function storeRanked(
     seconds: 0,
   }));
   const store = await openRun(run, storeFormat(experiment));
-  let rounds: Awaited<ReturnType<typeof store.history>>;
+  let rounds: readonly RoundRecord[] = [];
   try {
     rounds = await store.history();
     for await (const { client, ...asked } of trainedClients(experiment, store)) {
