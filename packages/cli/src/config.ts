@@ -75,13 +75,19 @@ export function assertForRemote({ federation, training, ranking }: Config, file:
 }
 
 export function parseConfig(raw: unknown, source: string): Config {
-  const parsed = configSchema.safeParse(raw);
+  const parsed = configSchema.safeParse(raw, { error: withKnownKeys });
   if (!parsed.success) {
     const problems = [z.prettifyError(parsed.error), ...missingData(raw)];
     throw new ConfigError(`config: ${source}:\n${problems.join('\n')}`);
   }
   return completed(parsed.data, source);
 }
+
+/** Names, beside a key that there is not, those that there are. */
+const withKnownKeys: z.core.$ZodErrorMap = (issue) =>
+  issue.code === 'unrecognized_keys' && issue.inst instanceof z.ZodObject
+    ? `Unrecognized key: ${issue.keys.map((key) => `"${key}"`).join(', ')}; there are ${Object.keys(issue.inst.shape).join(', ')}`
+    : undefined;
 
 /** Fills in what depends on the recommender. @throws on what the recommender does not have. */
 export function completed(config: Parsed, source: string): Config {

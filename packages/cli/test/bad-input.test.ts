@@ -43,14 +43,14 @@ const failsToTrain = async (
 };
 
 describe('configuration', () => {
-  test('a key that is unknown, at any depth, is named', async () => {
+  test('a key that is unknown, at any depth, is named beside those that there are', async () => {
     const config = await place.config({ federation: { round: 3 }, trainning: {} });
     await fails(
       2,
       ['train', '-c', config],
       config,
-      'Unrecognized key: "trainning"',
-      'Unrecognized key: "round"',
+      'Unrecognized key: "trainning"; there are name, seed, runs, ',
+      'Unrecognized key: "round"; there are strategy, rounds, ',
       'at federation',
     );
   });
