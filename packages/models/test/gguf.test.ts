@@ -198,6 +198,34 @@ describe('a config.json beside the file', () => {
     const found = opening(ggufFile(metadata, tensors()), { 'config.json': other });
     await expect(found).rejects.toThrow('rope_theta is 100000 in the GGUF file and 5 in config.json');
     await expect(found).rejects.toThrow('num_key_value_heads is 2 in the GGUF file and 4 in config.json');
+    const { rope_theta: _, ...rest } = config;
+    await expect(
+      opening(ggufFile(metadata, tensors()), {
+        'config.json': { ...rest, rope_parameters: { rope_type: 'default', rope_theta: 5 } },
+      }),
+    ).rejects.toThrow('rope_theta is 100000 in the GGUF file and 5 in config.json');
+  });
+
+  test('a null there says nothing', async () => {
+    const found = await opening(ggufFile(metadata, tensors()), {
+      'config.json': { ...config, rope_theta: null, num_key_value_heads: null },
+    });
+    expect(found.config).toMatchObject({ ropeTheta: 100_000, keyValueHeadCount: 2 });
+  });
+
+  test('it says what the header lacks, also after an attempt without it', async () => {
+    const {
+      'llama.attention.head_count_kv': _,
+      'llama.rope.freq_base': __,
+      'llama.attention.layer_norm_rms_epsilon': ___,
+      ...less
+    } = metadata;
+    const file = ggufFile(less, tensors());
+    await expect(opening(file)).rejects.toThrow('rms_norm_eps');
+    const { num_key_value_heads: ____, ...wrong } = config;
+    await expect(opening(file, { 'config.json': wrong })).rejects.toThrow('k_proj');
+    const path = written(file, { 'config.json': config });
+    expect(largestDifference(await logits(path), await logits(source))).toBe(0);
   });
 });
 

@@ -45,7 +45,9 @@ export async function openGguf(
         `model: ${file} is truncated: "${beyond.ggufName}" ends at byte ${beyond.at + beyond.bytes}, the file has ${size}; download it again`,
       );
     await mkdir(cacheDir, { recursive: true });
-    const cached = join(resolve(cacheDir), `gguf-${await fileHash(path)}.safetensors`);
+    // The order of rows goes by the heads, which may be config.json's.
+    const name = `gguf-${await fileHash(path)}-${config.headCount}-${config.keyValueHeadCount}.safetensors`;
+    const cached = join(resolve(cacheDir), name);
     if (!existsSync(cached)) {
       const byName = new Map(tensors.map((tensor) => [tensor.name, tensor]));
       await writeSafetensorsStream(
@@ -152,6 +154,8 @@ async function configOf(
   const of = (key: string) => metadata[`llama.${key}`];
   const tokens = metadata['tokenizer.ggml.tokens'];
   const scaling = of('rope.scaling.type');
+  // Stored as float32: 1e-5 reads 0.00000999...
+  const epsilon = of('attention.layer_norm_rms_epsilon');
   const beside = join(dirname(file), 'config.json');
   const hasConfig = existsSync(beside);
   if (
@@ -170,26 +174,29 @@ async function configOf(
     num_attention_heads: of('attention.head_count'),
     num_key_value_heads: of('attention.head_count_kv'),
     max_position_embeddings: of('context_length'),
-    rope_theta: of('rope.freq_base') ?? 10_000,
+    rope_theta: of('rope.freq_base'),
     tie_word_embeddings: !infos.some(({ name }) => name === 'output.weight'),
     bos_token_id: metadata['tokenizer.ggml.bos_token_id'],
     eos_token_id: metadata['tokenizer.ggml.eos_token_id'],
-    // Stored as float32: 1e-5 reads 0.00000999...
-    rms_norm_eps: Number(Number(of('attention.layer_norm_rms_epsilon')).toPrecision(6)),
+    rms_norm_eps: epsilon === undefined ? undefined : Number(Number(epsilon).toPrecision(6)),
   };
   if (!hasConfig) return parseConfig(found, file);
-  const json = await readJsonObject(beside);
+  const json = Object.fromEntries(
+    Object.entries(await readJsonObject(beside)).filter(([, value]) => value !== null),
+  );
+  const config = parseConfig({ ...found, ...json }, beside);
   const contradictions = Object.entries(found)
+    .map(([key, value]) => ({ key, value, other: key === 'rope_theta' ? config.ropeTheta : json[key] }))
     .filter(
-      ([key, value]) =>
-        value !== undefined && json[key] != null && key !== 'eos_token_id' && json[key] !== value,
+      ({ key, value, other }) =>
+        value !== undefined && other !== undefined && key !== 'eos_token_id' && other !== value,
     )
-    .map(([key, value]) => `${key} is ${value} in the GGUF file and ${json[key]} in config.json`);
+    .map(({ key, value, other }) => `${key} is ${value} in the GGUF file and ${other} in config.json`);
   if (contradictions.length > 0)
     throw new Error(
       `model: ${file} and the config.json beside it disagree:\n  ${contradictions.join('\n  ')}`,
     );
-  return parseConfig({ ...found, ...json }, beside);
+  return config;
 }
 
 async function fileHash(file: string): Promise<string> {
