@@ -86,7 +86,10 @@ export type Operation =
 /** A matrix as 8-bit integers with one scale a column: values * scales, ready to be multiplied from the right. */
 export interface QuantizedMatrix {
   readonly name: string;
-  /** int8 [rows, columns]. */
+  /**
+   * int8, or uint8 around 128, [rows, columns]. The same integers: signed ones are faster where a processor has products
+   * of 8-bit integers, and wrong where it adds two of them in 16 bits (x86 without VNNI).
+   */
   readonly values: StoredTensor;
   /** float32 [columns]. */
   readonly scales: StoredTensor;

@@ -71,13 +71,26 @@ export async function quantizeBase(
     const largest = await largestActivations(checkpoint, calibration, runtime);
     await writeQuantized(file, checkpoint, await foldsOf(checkpoint, largest, strength));
   }
-  const { tensors } = await readSafetensorsIndex(file);
-  const matrix = (name: string): QuantizedMatrix => ({
-    name,
-    values: tensors.get(`${name}.values`)!,
-    scales: tensors.get(`${name}.scales`)!,
-  });
-  await assertExactProducts(matrix('layers.0.mlp.down_proj.forward'), runtime);
+  const signed = await openQuantized(file);
+  if (await hasExactProducts(signed, runtime)) return baseOf(signed, terms);
+  const unsignedFile = join(resolve(cacheDir), `uint8-${key}.safetensors`);
+  if (!existsSync(unsignedFile)) await writeUnsigned(unsignedFile, signed);
+  const unsigned = await openQuantized(unsignedFile);
+  if (await hasExactProducts(unsigned, runtime)) return baseOf(unsigned, terms);
+  throw new Error(
+    'model: 8-bit products are not exact on this processor, so a quantised base would be wrong; use the base float32',
+  );
+}
+
+type Quantized = QuantizedBase['tensors'];
+const openQuantized = async (file: string): Promise<Quantized> => (await readSafetensorsIndex(file)).tensors;
+
+function matrixOf(tensors: Quantized, name: string): QuantizedMatrix {
+  return { name, values: tensors.get(`${name}.values`)!, scales: tensors.get(`${name}.scales`)! };
+}
+
+function baseOf(tensors: Quantized, terms: 1 | 2): QuantizedBase {
+  const matrix = (name: string) => matrixOf(tensors, name);
   return {
     tensors,
     layer: (path) => ({ forward: matrix(`${path}.forward`), backward: matrix(`${path}.backward`), terms }),
@@ -85,8 +98,23 @@ export async function quantizeBase(
   };
 }
 
-/** @throws where the processor adds 8-bit products in 16 bits: a row of ones must give the sums of the matrix' columns. */
-async function assertExactProducts(matrix: QuantizedMatrix, runtime: Runtime): Promise<void> {
+/** The same integers around 128. */
+async function writeUnsigned(file: string, tensors: Quantized): Promise<void> {
+  const layout = new Map(
+    [...tensors].map(([name, { dtype, dims }]) => [
+      name,
+      { dtype: dtype === 'int8' ? ('uint8' as const) : dtype, dims },
+    ]),
+  );
+  await writeSafetensorsStream(file, layout, async (name) => {
+    const { data } = await readTensor(tensors.get(name)!);
+    return layout.get(name)!.dtype === 'uint8' ? Uint8Array.from(data, (value) => value + 128) : data;
+  });
+}
+
+/** Not where a processor adds 8-bit products in 16 bits: a row of ones is to give the sums of a matrix' columns. */
+async function hasExactProducts(tensors: Quantized, runtime: Runtime): Promise<boolean> {
+  const matrix = matrixOf(tensors, 'layers.0.mlp.down_proj.forward');
   const [rows, columns] = matrix.values.dims as [number, number];
   const x = input('x', 'float32', [1, rows]);
   const y = quantizedLinear(x, {
@@ -101,15 +129,13 @@ async function assertExactProducts(matrix: QuantizedMatrix, runtime: Runtime): P
     readTensor(matrix.values),
     readTensor(matrix.scales),
   ]);
-  for (let j = 0; j < columns; j++) {
+  const zero = matrix.values.dtype === 'uint8' ? 128 : 0;
+  return scales.every((scale, j) => {
     let sum = 0;
-    for (let i = 0; i < rows; i++) sum += values[i * columns + j]!;
+    for (let i = 0; i < rows; i++) sum += values[i * columns + j]! - zero;
     // Half an integer: the sums are whole.
-    if (Math.abs(Number(found.data[j]) / scales[j]! - sum) > 0.5)
-      throw new Error(
-        'model: 8-bit products saturate on this processor (x86 without VNNI), so a quantised base would be wrong; use the base float32',
-      );
-  }
+    return Math.abs(Number(found.data[j]) / scale - sum) <= 0.5;
+  });
 }
 
 /** The largest magnitude of every column that a group of projections reads, by `foldName`. */

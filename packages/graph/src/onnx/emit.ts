@@ -312,7 +312,8 @@ function integerProduct(
   { name, values, scales }: QuantizedMatrix,
 ): string {
   const [right, rightScales] = [e.stored(`${name}.values`, values), e.stored(`${name}.scales`, scales)];
-  return e.microsoft('MatMulIntegerToFloat', [rounded, right, step, rightScales, zeroPoint(e)]);
+  const zeroPoints = values.dtype === 'uint8' ? [zeroPoint(e), zeroPoint(e)] : [zeroPoint(e)];
+  return e.microsoft('MatMulIntegerToFloat', [rounded, right, step, rightScales, ...zeroPoints]);
 }
 
 /** 1/127 of each row's largest magnitude, and the rows in these steps. Not by `Abs`: it would write all of x once more. */

@@ -29,8 +29,14 @@ const elementBytes: Readonly<Record<string, number | undefined>> = {
   F64: 8,
 };
 const floatTypes = { F32: 'float32', F16: 'float16', BF16: 'bfloat16' } as const;
-const storedTypes = { ...floatTypes, I8: 'int8' } as const;
-const typeNames = { float32: 'F32', float16: 'F16', bfloat16: 'BF16', int8: 'I8' } as const;
+const storedTypes = { ...floatTypes, I8: 'int8', U8: 'uint8' } as const;
+export const typeNames = {
+  float32: 'F32',
+  float16: 'F16',
+  bfloat16: 'BF16',
+  int8: 'I8',
+  uint8: 'U8',
+} as const;
 
 const whole = z.number().int().nonnegative().max(Number.MAX_SAFE_INTEGER);
 const entrySchema = z.object({
@@ -192,6 +198,7 @@ function toTensor(bytes: Buffer, dtype: string, dims: readonly number[], what: s
 
 function widen({ buffer, byteOffset, byteLength }: Buffer, dtype: StoredTensor['dtype']): Float32Array {
   if (dtype === 'int8') return Float32Array.from(new Int8Array(buffer, byteOffset, byteLength));
+  if (dtype === 'uint8') return Float32Array.from(new Uint8Array(buffer, byteOffset, byteLength));
   if (dtype === 'float32') return new Float32Array(buffer, byteOffset, byteLength / 4);
   if (dtype === 'float16') return Float32Array.from(new Float16Array(buffer, byteOffset, byteLength / 2));
   const halves = new Uint16Array(buffer, byteOffset, byteLength / 2);
@@ -233,8 +240,8 @@ export async function writeSafetensors(
 /** As `writeSafetensors` for files larger than memory: each tensor is asked for when its turn comes. */
 export async function writeSafetensorsStream(
   file: string,
-  layout: ReadonlyMap<string, { readonly dtype: 'float32' | 'int8'; readonly dims: readonly number[] }>,
-  values: (name: string) => Promise<Float32Array | Int8Array>,
+  layout: ReadonlyMap<string, Pick<StoredTensor, 'dtype' | 'dims'>>,
+  values: (name: string) => Promise<Float32Array | Int8Array | Uint8Array>,
   metadata?: Record<string, string>,
 ): Promise<void> {
   async function* bytesOf(name: string, dims: readonly number[]) {

@@ -5,7 +5,7 @@ import { basename, join } from 'node:path';
 import type { StoredTensor } from '@fellrec/graph';
 import { z } from 'zod';
 import { readJsonObject } from './json.ts';
-import { readSafetensorsIndex, type SafetensorsIndex } from './safetensors.ts';
+import { readSafetensorsIndex, type SafetensorsIndex, typeNames } from './safetensors.ts';
 
 /** The names of a checkpoint's files. @throws if `path` is no folder. */
 export async function filesOf(path: string, what: string): Promise<string[]> {
@@ -42,7 +42,8 @@ export function assertTensors(
   const problems: string[] = [];
   for (const [name, dims] of expected) {
     const stored = tensors.get(name);
-    const unsupported = stored?.dtype === 'int8' ? 'I8' : others.get(name);
+    const unsupported =
+      stored?.dtype === 'int8' || stored?.dtype === 'uint8' ? typeNames[stored.dtype] : others.get(name);
     if (unsupported)
       problems.push(`"${name}" has the unsupported type ${unsupported} (supported: F32, F16, BF16)`);
     else if (!stored) problems.push(`"${name}" is missing, config says [${dims}]`);
