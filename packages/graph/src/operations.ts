@@ -1,5 +1,5 @@
 // The operations as functions of values: what models are written with.
-import { type Dim, plus, type Shape, sameShape, times } from './dim.ts';
+import { type Dim, plus, type Shape, sameShape } from './dim.ts';
 import { float32, type StoredTensor, type Tensor } from './tensor.ts';
 import { type QuantizedMatrix, type Value, type ValueType, value } from './value.ts';
 
@@ -111,13 +111,6 @@ export const scatter = (x: Value, indices: Value, rows: Dim): Value =>
 /** Rotary position embedding (arXiv 2104.09864) in the half-split layout: x [n, heads * d], positions [n]. */
 export const rotary = (x: Value, positions: Value, cos: Value, sin: Value): Value =>
   value({ kind: 'rotary', inverse: false }, x, positions, cos, sin);
-
-/** x with its last axis split into [count, size / count]. */
-export function splitLast(x: Value, count: Dim, size: Dim): Value {
-  if (times(count, size) !== x.shape.at(-1))
-    throw new Error(`graph: ${x.shape.at(-1)} does not split into ${count} x ${size}`);
-  return reshape(x, [...x.shape.slice(0, -1), count, size]);
-}
 
 /** The sum of a value over the axes along which `shape` was broadcast to it: the transpose of broadcasting. */
 export function sumTo(x: Value, shape: Shape): Value {

@@ -25,6 +25,6 @@ function attributes(operation: Operation): string {
   }
   const shown = Object.entries(operation)
     .filter(([key, setting]) => !['kind', 'dtype', 'stored', 'shape'].includes(key) && setting !== false)
-    .map(([key, setting]) => (setting === true ? key : `${key}: ${setting}`));
+    .map(([key, setting]) => (setting === true ? key : `${key}: ${setting?.name ?? setting}`));
   return shown.length > 0 ? ` {${shown.join(', ')}}` : '';
 }

@@ -153,8 +153,6 @@ describe('what is made of operations', () => {
     expect(op.linear(x('batch', 3), x(5, 3)).shape).toEqual(['batch', 5]);
     expect(op.sumLast(x('batch', 'time', 3)).shape).toEqual(['batch', 'time', 1]);
     expect(op.total(x('batch', 'time', 3)).shape).toEqual([]);
-    expect(op.splitLast(x('batch', 6), 2, 3).shape).toEqual(['batch', 2, 3]);
-    expect(() => op.splitLast(x('batch', 6), 2, 4)).toThrow('6 does not split into 2 x 4');
     expect(op.sumTo(x('batch', 'time', 3), [1, 3]).shape).toEqual([1, 3]);
     expect(op.offsets(['past', 'time', 2])).toEqual([0, 'past', 'time+past']);
   });

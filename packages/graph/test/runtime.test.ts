@@ -172,6 +172,18 @@ describe('feeds that do not fit', () => {
   });
 });
 
+test('sizes that one product names are one size', async () => {
+  const shape = ['batch*time'];
+  const program = await runtime.compile({
+    y: mul(input('a', 'float32', shape), input('b', 'float32', shape)),
+  });
+  await expect(program.run({ a: zeros([6]), b: zeros([1]) })).rejects.toThrow(
+    '"b" is [1], the graph wants [batch*time]',
+  );
+  expect((await program.run({ a: zeros([6]), b: zeros([6]) })).y.dims).toEqual([6]);
+  await program.dispose();
+});
+
 test('a named size that no input binds is an error', async () => {
   const y = expand(x(1, 3), ['batch', 3]);
   await expect(runtime.compile({ y })).rejects.toThrow('graph: no input has the dimension "batch"');

@@ -40,12 +40,11 @@ export const defaultBatch = 8;
 export function sharedPrefix(sequences: readonly (Tokens & Partial<Pick<Sequence, 'labels'>>)[]): number {
   const [first, ...others] = sequences;
   if (!first || others.length === 0 || sequences.some(({ attention }) => attention)) return 0;
-  let length = Math.min(
-    ...sequences.map(({ ids, labels }) => {
-      const label = labels?.findIndex((label, t) => t > 0 && label !== ignoredLabel) ?? -1;
-      return (label === -1 ? ids.length : label) - 1;
-    }),
-  );
+  let length = Number.POSITIVE_INFINITY;
+  for (const { ids, labels } of sequences) {
+    const label = labels?.findIndex((label, t) => t > 0 && label !== ignoredLabel) ?? -1;
+    length = Math.min(length, (label === -1 ? ids.length : label) - 1);
+  }
   for (const { ids } of others) {
     let same = 0;
     while (same < length && ids[same] === first.ids[same]) same++;
@@ -62,12 +61,23 @@ export interface Batch {
   readonly prefix: number;
 }
 
+/** @throws if a sequence has no token, one that the model does not know, or a label of which either is true */
 export function batchOf(
   config: LlamaConfig,
-  sequences: readonly Tokens[],
+  sequences: readonly (Tokens & Partial<Pick<Sequence, 'labels'>>)[],
   { prefix = 0, step = lengthStep, time: given }: { prefix?: number; step?: number; time?: number } = {},
 ): Batch {
-  if (sequences.some(({ ids }) => ids.length === 0)) throw new Error('model: a sequence has no token');
+  for (const { ids, labels = [] } of sequences) {
+    if (ids.length === 0) throw new Error('model: a sequence has no token');
+    if (labels.length > ids.length)
+      throw new Error(`model: a sequence has ${labels.length} labels for ${ids.length} tokens`);
+    assertKnown(config, 'token', ids);
+    assertKnown(
+      config,
+      'label',
+      labels.filter((label) => label !== ignoredLabel),
+    );
+  }
   const longest = Math.max(...sequences.map(({ ids }) => ids.length)) - prefix;
   const asItIs = sequences.some(({ attention }) => attention);
   const time = given ?? (asItIs ? longest : Math.ceil(longest / step) * step);
@@ -103,6 +113,14 @@ export function batchOf(
     ...rotaryTables(config, prefix + time),
   };
   return { feeds, time, prefix };
+}
+
+function assertKnown({ vocabularySize }: LlamaConfig, what: string, ids: readonly number[]): void {
+  const outside = ids.find((id) => !(Number.isInteger(id) && id >= 0 && id < vocabularySize));
+  if (outside !== undefined)
+    throw new Error(
+      `model: there is no ${what} ${outside}, the model has ${vocabularySize}; is this its tokenizer?`,
+    );
 }
 
 /** `rows` of the last token of each sequence. */

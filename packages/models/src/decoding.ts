@@ -40,6 +40,9 @@ export async function generateInBatches(
     reader: NextTokensReader,
   ) => Promise<Hypothesis[][]>,
 ): Promise<Hypothesis[][]> {
+  for (const name of ['beams', 'maxNewTokens'] as const)
+    if (!(Number.isInteger(options[name]) && options[name] >= 1))
+      throw new Error(`model: ${name} is ${options[name]}; it must be a whole number from 1`);
   assertWholeSequences(prompts.length, options, trees);
   const count = candidatesPerRow(options);
   const open = prompts

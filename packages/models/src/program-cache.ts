@@ -1,5 +1,5 @@
 // Programs by what they compute, compiled when first asked for.
-import type { Feeds, Program, Tensor, Value } from '@fellrec/graph';
+import type { Feeds, Program, RunOptions, Tensor, Value } from '@fellrec/graph';
 
 export interface Compiled {
   readonly program: Program;
@@ -19,13 +19,12 @@ export function programCache<Kind extends string>(): ProgramCache<Kind> {
   return {
     get(kind, variant, compile) {
       const key = `${kind} ${JSON.stringify(variant)}`;
-      let known = compiled.get(key);
-      if (!known) {
-        known = compile();
-        compiled.set(key, known);
-        known.catch(() => compiled.delete(key));
-      }
-      return known;
+      const known = compiled.get(key);
+      if (known) return known;
+      const own = compile();
+      compiled.set(key, own);
+      own.catch(() => compiled.get(key) === own && compiled.delete(key));
+      return own;
     },
     async release(kinds) {
       const chosen = [...compiled].filter(
@@ -39,6 +38,7 @@ export function programCache<Kind extends string>(): ProgramCache<Kind> {
 }
 
 /** Runs a program on what it takes of some feeds: a layer that is computed in part leaves others unread. */
-export function runOn(program: Program, feeds: Feeds): Promise<Record<string, Tensor>> {
-  return program.run(Object.fromEntries(Object.entries(feeds).filter(([name]) => program.inputs.has(name))));
+export function runOn(program: Program, feeds: Feeds, options?: RunOptions): Promise<Record<string, Tensor>> {
+  const taken = Object.entries(feeds).filter(([name]) => program.inputs.has(name));
+  return program.run(Object.fromEntries(taken), options);
 }

@@ -165,6 +165,36 @@ describe('gradients', () => {
   });
 });
 
+describe('refused', () => {
+  test.each([-1, 101, 1.5])('a token %d that the model does not know', async (id) => {
+    const message = `there is no token ${id}, the model has 101; is this its tokenizer?`;
+    await expect(model.vectors([[1, id]])).rejects.toThrow(message);
+    await expect(model.generate([[1, id]], { beams: 1, maxNewTokens: 2, eosIds: [2] })).rejects.toThrow(
+      message,
+    );
+    await expect(model.loss([sequence([1, id])])).rejects.toThrow(message);
+    const labelled = [{ ids: [1, 2], labels: [ignoredLabel, id] }];
+    await expect(model.loss(labelled)).rejects.toThrow(`there is no label ${id}, the model has 101`);
+  });
+
+  test('labels of no token', async () => {
+    await expect(model.loss([{ ids: [1, 2], labels: [1, 2, 3] }])).rejects.toThrow('3 labels for 2 tokens');
+  });
+
+  test.each(['beams', 'maxNewTokens'])('generation with too few %s', async (name) => {
+    for (const wrong of [0, 1.5, Number.NaN]) {
+      const options = { beams: 2, maxNewTokens: 2, eosIds: [], [name]: wrong };
+      await expect(model.generate([[1]], options)).rejects.toThrow(
+        `${name} is ${wrong}; it must be a whole number from 1`,
+      );
+    }
+  });
+});
+
+test('no prompt is too many', () => {
+  expect(sharedPrefix(new Array(500_000).fill({ ids: [1, 2, 3] }))).toBe(2);
+});
+
 test('a fresh adapter changes nothing, another one does', async () => {
   const sequences = prompts.map((ids) => ({ ids }));
   const base = (await model.trace(sequences)).logits!.data;

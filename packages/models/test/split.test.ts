@@ -1,9 +1,11 @@
 // A LLaMA cut after any layer computes what it computes whole: losses, gradients, steps, vectors, generated tokens,
 // likelihoods.
+import { join } from 'node:path';
 import { adamW, type Float32Tensor, float32, type NamedTensors, nodeRuntime, random } from '@fellrec/graph';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { ignoredLabel, type Sequence } from '../src/batch.ts';
 import { type Checkpoint, openCheckpoint } from '../src/checkpoint/checkpoint.ts';
+import { readSafetensors } from '../src/checkpoint/safetensors.ts';
 import type { Hypothesis } from '../src/generation.ts';
 import { type Adapter, languageModel, type WholeLanguageModel } from '../src/language-model.ts';
 import type { Likelihood } from '../src/likelihood.ts';
@@ -14,8 +16,9 @@ import { type CutLayers, cutLayers } from '../src/split/layers.ts';
 import { llamaCut } from '../src/split/llama.ts';
 import { type LocalMiddle, localMiddle } from '../src/split/local-middle.ts';
 import { tokenTree } from '../src/token-tree.ts';
+import { f32, safetensors, writeFolder } from './checkpoint-files.ts';
 import { largestDifference, relativeDifference } from './numbers.ts';
-import { stories260k, temporaryFolder } from './shared.ts';
+import { readJson, stories260k, temporaryFolder } from './shared.ts';
 import { end, prompts, titles } from './titles.ts';
 
 const cacheDir = temporaryFolder();
@@ -54,9 +57,9 @@ const batches: Record<string, Sequence[]> = {
 };
 
 /** All halves random: nothing has a gradient of 0. */
-function adapterOf(lora: LoraConfig): Adapter {
+function adapterOf(lora: LoraConfig, { config } = checkpoint): Adapter {
   const tensors: NamedTensors = new Map(
-    [...initialAdapter(checkpoint.config, lora, 1)].map(([name, { dims, data }]): [string, Float32Tensor] => {
+    [...initialAdapter(config, lora, 1)].map(([name, { dims, data }]): [string, Float32Tensor] => {
       const { normal } = random(5, name);
       return [
         name,
@@ -154,14 +157,15 @@ describe('cut after k layers', () => {
     const expected = await whole.vectors(beginnings);
     const found = await model.vectors(beginnings);
     expect(relativeDifference(found.data, expected.data)).toBeLessThan(1e-6);
-    for (const beams of [1, 3]) {
-      const options = { beams, maxNewTokens: 9, eosIds: [2], batch: 3 };
-      const hypotheses = await whole.generate(beginnings, options, unsplit);
-      const own_ = await model.generate(beginnings, options, own);
-      expect(own_.map((list) => list.map(({ ids }) => ids))).toEqual(
-        hypotheses.map((list) => list.map(({ ids }) => ids)),
-      );
-    }
+    for (const beams of [1, 3])
+      for (const [adapter, all] of [[own, unsplit], []]) {
+        const options = { beams, maxNewTokens: 9, eosIds: [2], batch: 3 };
+        const hypotheses = await whole.generate(beginnings, options, all);
+        const own_ = await model.generate(beginnings, options, adapter);
+        expect(own_.map((list) => list.map(({ ids }) => ids))).toEqual(
+          hypotheses.map((list) => list.map(({ ids }) => ids)),
+        );
+      }
     await model.release();
   });
 
@@ -195,6 +199,31 @@ describe('cut after k layers', () => {
       }
     }
     await model.release();
+  });
+
+  test('and, of ten layers, above a block that learns nothing', async () => {
+    const [depth, k] = [10, 9];
+    const weights = await readSafetensors(join(stories260k, 'model.safetensors'));
+    const deep = [...weights].flatMap(([name, tensor]) =>
+      (name.includes('layers.0.') ? [...Array(depth).keys()] : name.includes('layers.') ? [] : [0]).map(
+        (layer) => [name.replace('layers.0.', `layers.${layer}.`), f32(tensor as Float32Tensor)] as const,
+      ),
+    );
+    const folder = writeFolder(join(cacheDir, 'deep'), {
+      'config.json': { ...readJson<object>(join(stories260k, 'config.json')), num_hidden_layers: depth },
+      'model.safetensors': safetensors(Object.fromEntries(deep)),
+    });
+    const checkpoint = await openCheckpoint(folder, { cacheDir });
+    const whole = languageModel(checkpoint, runtime);
+    const layers = cutLayers(llamaCut(llama(checkpoint), checkpoint.config), runtime);
+    const middle = localMiddle({ layers, range: { from: k, to: depth - 1 } });
+    const model = splitLanguageModel({ checkpoint, runtime, layers, kept: k, middle });
+    const own = adapterOf({ ...lora, dropout: 0, layers: [k - 1, depth - 1] }, checkpoint);
+    const expected = await whole.gradients(batches.plain!, own);
+    expectNear((await model.gradients(batches.plain!, own)).gradients, expected.gradients, 2e-6);
+    await model.release();
+    await whole.release();
+    await layers.release();
   });
 
   test.each(cuts)('k = %i: equal gradients when the forward pass is computed again', async (k) => {

@@ -96,13 +96,12 @@ function checkFeeds(model: OnnxModel, feeds: Feeds): void {
     throw new Error(`graph: what is fed does not fit the program: ${problems.join('; ')}`);
 }
 
-/** Whether dimensions fit a shape, given the named sizes bound so far; binds those that it meets first. */
+/** Whether dimensions fit a shape, given the sizes bound so far by their names or terms; binds those that it meets first. */
 function fits(dims: readonly number[], shape: Shape, sizes: Map<string, number>): boolean {
   if (dims.length !== shape.length) return false;
   return shape.every((dim, axis) => {
     const size = dims[axis]!;
     if (typeof dim === 'number') return dim === size;
-    if (!/^\w+$/.test(dim)) return true;
     const bound = sizes.get(dim) ?? size;
     sizes.set(dim, bound);
     return bound === size;

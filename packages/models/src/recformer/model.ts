@@ -15,7 +15,7 @@ import {
 import { addTo } from '../batch.ts';
 import type { StepOptions, StepResult } from '../language-model.ts';
 import { type LoraConfig, type LoraGraph, loraGraph } from '../lora.ts';
-import { type Compiled, programCache } from '../program-cache.ts';
+import { type Compiled, programCache, runOn } from '../program-cache.ts';
 import { gradientName } from '../programs.ts';
 import { type AttentionForm, attentionForm, encoderBatch, type ItemSequence } from './batch.ts';
 import type { RecformerCheckpoint } from './checkpoint.ts';
@@ -253,8 +253,7 @@ export function run(
   parameters: EncoderParameters | undefined,
   feeds: Record<string, Tensor>,
 ): Promise<Record<string, Tensor>> {
-  const available = [...Object.entries(feeds), ...(parameters?.tensors ?? [])];
-  return program.run(Object.fromEntries(available.filter(([name]) => program.inputs.has(name))));
+  return runOn(program, { ...feeds, ...Object.fromEntries(parameters?.tensors ?? []) });
 }
 
 /** The sum of each parameter's gradients, 0 where there is none. */

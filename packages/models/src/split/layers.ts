@@ -15,7 +15,7 @@ import {
   type Value,
 } from '@fellrec/graph';
 import { ofLayers } from '../lora.ts';
-import { programCache } from '../program-cache.ts';
+import { programCache, runOn } from '../program-cache.ts';
 import { gradientName, isCacheName, named } from '../programs.ts';
 import { type CutModel, isIn, type LayerOptions, type LayerRange, type Trained } from './cut-model.ts';
 import type { MiddleDropout, TokenLayout } from './middle.ts';
@@ -163,8 +163,10 @@ export function cutLayers(
     options: PassOptions,
   ): KeptPass {
     const kept = keptPass(layers, async (kind, { block, hidden, found, masks }, gradient) => {
-      const { program } = await blockOf(block, layout, options).program(kind);
-      return run(program, { ...feeds, ...masks, ...found, hidden, gradient }, options.trained);
+      const { program, ...segments } = blockOf(block, layout, options);
+      if (kind === 'backward' && Object.keys(segments.backward).length === 0) return {};
+      const { program: back } = await program(kind);
+      return run(back, { ...feeds, ...masks, ...found, hidden, gradient }, options.trained);
     });
     return {
       ...kept,
@@ -338,8 +340,7 @@ function run(
   trained: Trained | undefined,
   options?: RunOptions,
 ): Promise<Record<string, Tensor>> {
-  const available = [...Object.entries(feeds), ...(trained?.tensors ?? [])];
-  return program.run(Object.fromEntries(available.filter(([name]) => program.inputs.has(name))), options);
+  return runOn(program, { ...feeds, ...Object.fromEntries(trained?.tensors ?? []) }, options);
 }
 
 /** Tells what is trained apart, but not its values. */

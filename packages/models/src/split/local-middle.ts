@@ -52,6 +52,8 @@ export function localMiddle({
   let kept: KeptPass | undefined;
   let prompt: Prompt | undefined;
   let cache: DecodingCache | undefined;
+  /** What the prompt was computed with. */
+  let decodedWith: Trained | undefined;
   const learned = (): Trained | undefined => trained && { ...trained, tensors: state.parameters };
   const forget = () => {
     kept = undefined;
@@ -82,6 +84,7 @@ export function localMiddle({
       if (keep === 'cache') {
         const { states: after, read } = await layers.prompt(range, states, layout, options);
         prompt = { read, layout };
+        decodedWith = options.trained;
         return after;
       }
       return layers.forward(range, states, layout, options);
@@ -113,7 +116,7 @@ export function localMiddle({
         cache = layers.model.decoding.cache(prompt.read, prompt.layout, beams);
         prompt = undefined;
       }
-      const found = await layers.decode(range, states, cache.feeds(users, parents), { trained: learned() });
+      const found = await layers.decode(range, states, cache.feeds(users, parents), { trained: decodedWith });
       cache.grow(found.grown);
       return found.states;
     },
@@ -122,6 +125,7 @@ export function localMiddle({
     close() {
       forget();
       sums = new Map();
+      state = { ...state, first: new Map(), second: new Map() };
       isOpen = false;
     },
   };
