@@ -37,11 +37,11 @@ export function program(): Command {
           .default('in-process'),
       )
       .option(...json),
-  ).action(async (options) =>
-    options.clients === 'remote'
-      ? (await import('./commands/serve.ts')).run(options)
-      : (await import('./commands/train.ts')).run(options),
-  );
+  ).action(async (options, command: Command) => {
+    if (options.clients === 'remote') return (await import('./commands/serve.ts')).run(options);
+    await refuseServerOptions(command);
+    return (await import('./commands/train.ts')).run(options);
+  });
 
   root
     .command('evaluate')
@@ -326,10 +326,12 @@ function names(text: string): string[] {
   return text.split(',').map((name) => name.trim());
 }
 
+const ofServers = 'Remote clients:';
+
 /** What a server of remote clients is told. */
 function withServerOptions(command: Command): Command {
   return command
-    .optionsGroup('Remote clients:')
+    .optionsGroup(ofServers)
     .option('--host <address>', 'address to listen on', '127.0.0.1')
     .option('--port <number>', 'port, 0 for any free one', port, 7443)
     .option('--tls-cert <file>', 'certificate, PEM; without TLS only loopback addresses are served')
@@ -349,6 +351,19 @@ function withServerOptions(command: Command): Command {
         .choices(['debug', 'info', 'warn', 'error', 'silent'])
         .default('warn'),
     );
+}
+
+/** Where clients are in this process. */
+async function refuseServerOptions(command: Command): Promise<void> {
+  const given = command.options.filter(
+    (option) =>
+      option.helpGroupHeading === ofServers && command.getOptionValueSource(option.attributeName()) === 'cli',
+  );
+  if (given.length === 0) return;
+  const { ConfigError } = await import('./config.ts');
+  throw new ConfigError(
+    `train: ${given.map(({ long }) => long).join(', ')}: for remote clients; pass --clients remote, or leave it out`,
+  );
 }
 
 function positive(text: string): number {

@@ -55,6 +55,16 @@ describe('configuration', () => {
     );
   });
 
+  test('options of train that contradict each other', async () => {
+    const config = await place.config();
+    await fails(2, ['train', '-c', config, '--resume', '--force'], 'pass one of them');
+    await fails(
+      2,
+      ['train', '-c', config, '--quorum', '2', '--tokens', 'tokens.json'],
+      '--tokens, --quorum: for remote clients; pass --clients remote',
+    );
+  });
+
   test('what a recommender does not have is named, all of it at once', async () => {
     const config = await place.config({
       lora: { targetModules: ['q_proj', 'query'] },

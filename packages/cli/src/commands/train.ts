@@ -1,6 +1,6 @@
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
-import { loadConfig } from '../config.ts';
+import { ConfigError, loadConfig } from '../config.ts';
 import { exitCodes } from '../exit-codes.ts';
 import { print } from '../output.ts';
 import { type Progress, progressOn } from '../progress.ts';
@@ -17,6 +17,8 @@ interface Options {
 }
 
 export async function run({ config: file, set, resume, force, json }: Options): Promise<void> {
+  if (resume && force)
+    throw new ConfigError('train: --resume goes on with a run, --force replaces it; pass one of them');
   const config = await loadConfig(file, set);
   const progress = progressOn(process.stderr);
   const onSignal = () => {
