@@ -10,6 +10,7 @@ import {
   LayersService,
   participate,
   remoteMiddle,
+  type TestResult,
   type Worker,
 } from '@fellrec/network';
 import {
@@ -151,7 +152,7 @@ async function takePart(
   });
   try {
     const { recommender, middle } = recommenderOf(backend, config, connection, o);
-    let result = { metrics: {} as Readonly<Record<string, number>>, testUsers: 0 };
+    let tested: TestResult | undefined;
     const worker = workerOf({ client, config, dataset, samples, recommender, progress });
     await participate({
       connection,
@@ -160,19 +161,25 @@ async function takePart(
         ...(middle && { begin: (taskId: string) => middle.begin(taskId) }),
         async test(parameters, context) {
           const found = await worker.test(parameters, context);
-          result = { metrics: found.metrics, testUsers: found.users };
           if (o.output !== undefined) {
             const joined = { client, config, modelHash: backend.checkpoint.hash, dataset };
             const asked = { parameters, items: context.items };
             await writeJoined(resolve(o.output), joined, asked, backend.format);
           }
+          tested = found;
           return found;
         },
       },
       onNote: (text) => progress.line(text),
     });
+    if (!tested)
+      throw new Error(
+        `join: the run ended before ${client} had tested, so that its result is without it${o.output === undefined ? '' : ` and nothing was written to ${o.output}`}; its best parameters are in the run's folder on the server`,
+      );
     const traffic = middle?.traffic ?? { up: 0, down: 0 };
-    return { client, ...result, traffic, ...(o.output !== undefined && { output: resolve(o.output) }) };
+    const { metrics, users: testUsers } = tested;
+    const output = o.output === undefined ? {} : { output: resolve(o.output) };
+    return { client, metrics, testUsers, traffic, ...output };
   } finally {
     await backend.dispose();
   }

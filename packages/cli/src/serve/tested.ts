@@ -15,6 +15,8 @@ interface Tested {
   readonly metrics: Readonly<Record<string, number>>;
   readonly users: number;
   readonly truncated: number;
+  /** Why there are no metrics, where it did not answer. */
+  readonly missing?: string | undefined;
 }
 
 interface TestOptions {
@@ -51,7 +53,9 @@ export async function test({
       const context = {
         round: best?.round ?? 0,
         ...(items && { items }),
-        ...(deadlineSeconds !== undefined && { signal: AbortSignal.timeout(1000 * deadlineSeconds) }),
+        ...(deadlineSeconds !== undefined && {
+          signal: AbortSignal.timeout(Math.min(1000 * deadlineSeconds, 2 ** 31 - 1)),
+        }),
       };
       let missing: string | undefined;
       const found = await tested(client, parameters, context).catch((error: Error) => {
@@ -60,7 +64,7 @@ export async function test({
         return { metrics: {}, users: 0, truncated: 0 };
       });
       onTested(client.name, missing);
-      return { client, bestRound: best?.round, ...found };
+      return { client, bestRound: best?.round, ...found, missing };
     }),
   );
 }
@@ -100,8 +104,13 @@ export async function resultOf(
     };
   });
   const measured = clients.filter(({ testUsers }) => testUsers > 0);
+  const silent = tested.flatMap(({ client, missing }) => (missing ? [`${client.name} (${missing})`] : []));
   if (measured.length === 0)
-    throw new Error('serve: no client has a test user; there is nothing to evaluate');
+    throw new Error(
+      silent.length > 0
+        ? `serve: nobody tested: ${silent.join(', ')}; the rounds are safe, go on with --resume`
+        : 'serve: no client has a test user; there is nothing to evaluate',
+    );
   const groupOf = new Map(tested.map(({ client }) => [client.name, client.facts.group]));
   const groups = [...Map.groupBy(measured, ({ client }) => groupOf.get(client))].flatMap(([group, own]) =>
     group === undefined ? [] : [{ group, ...overUsers(own), floors: {} }],
