@@ -53,6 +53,8 @@ export interface Client {
   readonly group?: string | undefined;
   /** Which tensors of the common start it trains; all if absent. It is given these and returns these. */
   readonly holds?: (name: string) => boolean;
+  /** Which of those go to and fro, to be counted as bytes; all if absent. A server may train some on its behalf. */
+  readonly crosses?: ((name: string) => boolean) | undefined;
   train(parameters: NamedTensors, context: RoundContext): Promise<Update>;
   evaluate(parameters: NamedTensors, context: RoundContext): Promise<Evaluation>;
 }

@@ -180,7 +180,10 @@ async function* runRound({
   );
   const parametersOf = new Map(clients.map(({ name }, c) => [name, mixed[c]!]));
   const state = { ...advance(before, parametersOf, validation), previous: { clients: names, mixing } };
-  const bytes = present.map((c) => bytesOf([held[c]!], strategy.personal));
+  const bytes = present.map((c) => {
+    const { crosses } = clients[c]!;
+    return bytesOf([held[c]!], (name) => strategy.personal?.(name) || crosses?.(name) === false);
+  });
   const up = bytes.reduce((sum, own) => sum + own, 0);
   const down = bytes.reduce((sum, own, place) => sum + own * (judgements?.evaluations[place] ?? 0), up);
   const effective = effectiveClients(mixing.matrix);

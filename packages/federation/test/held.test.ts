@@ -364,6 +364,14 @@ describe('a federation of clients that hold different tensors', () => {
       mixedOf(trained.map((vectors) => ({ start: {}, trained: vectors, row }))),
     );
     expect(round!.bytes).toEqual({ down: 4 * (6 + 5 + 3), up: 4 * (6 + 5 + 3) });
+    const elsewhere = clients.map((client) => ({
+      ...client,
+      crosses: (name: string) => name !== 'embedding',
+    }));
+    const [counted] = await finished({ ...options, clients: elsewhere, strategy: fedavg(), rounds: 1 });
+    const embeddings = round!.bytes.up - counted!.bytes.up;
+    expect(embeddings).toBe(4 * 3 * initial.get('embedding')!.data.length);
+    expect(counted!.bytes.down).toBe(counted!.bytes.up);
   });
 
   it('is on disk what it is in memory', async () => {

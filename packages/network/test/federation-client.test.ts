@@ -1,4 +1,5 @@
 // Remote clients are clients: they keep the contract, and a whole run with them has the bits of a run in one process.
+import type { Interceptor } from '@connectrpc/connect';
 import { type FederationEvent, federate, fellrec, type Participation } from '@fellrec/federation';
 import { afterEach, describe, expect, it } from 'vitest';
 import { describeClient } from '../../federation/test/client-contract.js';
@@ -18,11 +19,16 @@ const toys = [
 ];
 
 for (const [name, carry] of carriers) {
-  async function serve(clients = toys) {
+  async function serve(clients = toys, onDownload: (taskId: string) => void = () => {}) {
+    const downloads: Interceptor = (next) => async (request) => {
+      if (request.stream && request.method.name === 'Download')
+        return next({ ...request, message: told(request.message, onDownload) });
+      return next(request);
+    };
     const server = await startServer({ carry, expected: clients.map((client) => client.name) });
     const taking = clients.map((client) =>
       takePart({
-        transport: server.carrier.transport(client.name),
+        transport: server.carrier.transport(client.name, downloads),
         worker: workerOf(client),
         trainSamples: client.samples,
       }),
@@ -57,6 +63,21 @@ for (const [name, carry] of carriers) {
       expect(await roundsOf(federate({ ...options, clients: await serve() }))).toEqual(expected);
     });
 
+    it('fetches a mixture once, for its evaluation and the training that starts from it', async () => {
+      const fetched: string[] = [];
+      const [client] = await serve(toys.slice(0, 1), (taskId) => fetched.push(taskId));
+      const { parameters } = await client!.train(initial, { round: 0 });
+      await client!.evaluate(parameters, { round: 0 });
+      const again = await client!.train(parameters, { round: 1 });
+      expect(again).toEqual(await toys[0]!.train(parameters, { round: 1 }));
+      await client!.evaluate(initial, { round: 1 });
+      expect(fetched.map((id) => id.slice(0, -13))).toEqual([
+        '0-train-north',
+        '0-evaluate-north',
+        '1-evaluate-north',
+      ]);
+    });
+
     it('tests parameters, with others for the items', async () => {
       const [client] = await serve(toys.slice(0, 1));
       const expected = { metrics: { 'recall@10': 1 }, users: 3, truncated: 1 };
@@ -66,6 +87,13 @@ for (const [name, carry] of carriers) {
       expect(await client!.test(initial, { round: 2, items })).toEqual(others);
     });
   });
+}
+
+async function* told<T extends object>(requests: AsyncIterable<T>, hear: (taskId: string) => void) {
+  for await (const request of requests) {
+    hear((request as { readonly taskId?: string }).taskId ?? '');
+    yield request;
+  }
 }
 
 async function roundsOf(events: AsyncIterable<FederationEvent>): Promise<object[]> {

@@ -1,11 +1,13 @@
 // A client's part of a run: it fetches tasks, has them done, and sends what comes of them, until the run is over.
-import type { MessageInitShape } from '@bufbuild/protobuf';
+import { equals, type MessageInitShape } from '@bufbuild/protobuf';
 import { ConnectError } from '@connectrpc/connect';
 import type { Evaluation, TrainingProgress, Update } from '@fellrec/federation';
 import type { NamedTensors } from '@fellrec/graph';
 import {
   FederationService,
   type GetTaskResponse,
+  type ParametersInfo,
+  ParametersInfoSchema,
   ParametersRole,
   type ReportResultRequestSchema,
   TaskKind,
@@ -13,7 +15,7 @@ import {
 import type { TestResult } from '../protocol/test-result.ts';
 import { type Connection, promptly } from './connection.ts';
 import { progressReports } from './progress.ts';
-import { download, upload } from './transfer.ts';
+import { type Download, download, upload } from './transfer.ts';
 import { isOvertaken } from './trouble.ts';
 
 export interface TaskContext {
@@ -53,6 +55,7 @@ const waitSeconds = 20;
  * @throws what the worker throws, what the server refuses for good, and if it cannot be reached any more
  */
 export async function participate({ connection, worker, onNote }: ParticipateOptions): Promise<void> {
+  const fetch = downloads(connection);
   for (;;) {
     const task = await connection.call(FederationService, (client, sessionId) =>
       client.getTask({ sessionId, waitSeconds }, { timeoutMs: 1000 * waitSeconds + promptly.timeoutMs }),
@@ -61,7 +64,7 @@ export async function participate({ connection, worker, onNote }: ParticipateOpt
     if (task.kind === TaskKind.UNSPECIFIED) continue;
     const { sessionId } = connection.session();
     try {
-      await perform(connection, worker, task);
+      await perform(connection, worker, task, fetch);
     } catch (error) {
       // With the session the server has lost what it held for the task, so the next one may be the same again.
       const isLost = connection.session().sessionId !== sessionId;
@@ -72,16 +75,31 @@ export async function participate({ connection, worker, onNote }: ParticipateOpt
   await connection.leave().catch((error) => onNote?.(`left without goodbye: ${error}`));
 }
 
-async function perform(connection: Connection, worker: Worker, task: GetTaskResponse): Promise<void> {
+type Fetch = (wanted: Download) => Promise<NamedTensors>;
+
+/** What was fetched last is not fetched again: a mixture is evaluated, and the next round's training starts from it. */
+function downloads(connection: Connection): Fetch {
+  const last = new Map<ParametersRole, { readonly info: ParametersInfo; readonly tensors: NamedTensors }>();
+  return async (wanted) => {
+    const known = last.get(wanted.role);
+    if (known && equals(ParametersInfoSchema, known.info, wanted.info)) return known.tensors;
+    last.delete(wanted.role);
+    const tensors = await download(connection, wanted);
+    last.set(wanted.role, { info: wanted.info, tensors });
+    return tensors;
+  };
+}
+
+async function perform(
+  connection: Connection,
+  worker: Worker,
+  task: GetTaskResponse,
+  fetch: Fetch,
+): Promise<void> {
   const { kind, taskId, round } = task;
   if (!task.parameters) throw new Error(`task ${taskId}: the server sent no list of its parameters`);
-  const parameters = await download(connection, {
-    taskId,
-    role: ParametersRole.TASK,
-    info: task.parameters,
-  });
-  const items =
-    task.items && (await download(connection, { taskId, role: ParametersRole.ITEMS, info: task.items }));
+  const parameters = await fetch({ taskId, role: ParametersRole.TASK, info: task.parameters });
+  const items = task.items && (await fetch({ taskId, role: ParametersRole.ITEMS, info: task.items }));
   const context = { round, ...(items && { items }) };
   await worker.begin?.(taskId);
   switch (kind) {

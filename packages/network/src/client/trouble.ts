@@ -16,7 +16,7 @@ const broken: ReadonlySet<Code> = new Set([Code.Aborted, Code.Canceled, Code.Int
 export function isPassing(error: unknown): error is ConnectError {
   if (!(error instanceof ConnectError)) return false;
   const isBroken = !error.isWireError && (broken.has(error.code) || isCutShort(error));
-  return (passing.has(error.code) || isBroken) && !isRefusedByTls(error);
+  return (passing.has(error.code) || isBroken) && !isRefusedByTls(error) && !isTooLarge(error);
 }
 
 /** Why the server has no such session; undefined if the error says nothing of sessions. */
@@ -48,7 +48,17 @@ export function explained(error: unknown): unknown {
     return new Error(`the server or this machine refused the credentials: ${error.rawMessage}`, {
       cause: error,
     });
+  if (isTooLarge(error))
+    return new Error(
+      `a message is too large (${error.rawMessage}); compute fewer sequences at once: training.microBatch, generation.batch`,
+      { cause: error },
+    );
   return error;
+}
+
+/** A message that Connect refuses to send or to read: the next try would be as large. */
+function isTooLarge({ code, rawMessage }: ConnectError): boolean {
+  return code === Code.ResourceExhausted && /(read|write)MaxBytes/.test(rawMessage);
 }
 
 /** A stream that stopped between two messages is INVALID_ARGUMENT to Connect. */

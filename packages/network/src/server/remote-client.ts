@@ -44,6 +44,7 @@ export class RemoteClient implements Client {
   readonly samples: number;
   readonly facts: JoinFacts;
   readonly holds: ((name: string) => boolean) | undefined;
+  readonly crosses: ((name: string) => boolean) | undefined;
   readonly #tasks: ClientTasks;
   readonly #split: Split | undefined;
 
@@ -52,6 +53,7 @@ export class RemoteClient implements Client {
     this.samples = facts.trainSamples;
     this.facts = facts;
     this.holds = holds;
+    this.crosses = split?.isOwn;
     this.#tasks = tasks;
     this.#split = split;
   }
