@@ -3,14 +3,17 @@ import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test, vi } from 'vitest';
+import type { ClientResult } from '../src/train.ts';
 import {
   allDone,
+  everyone,
   type Process,
   type RemotePlace,
   type RemoteRun,
   remotePlace,
   undisturbed,
 } from './remote.ts';
+import { readJson } from './shared.ts';
 
 vi.setConfig({ testTimeout: 300_000, hookTimeout: 300_000 });
 
@@ -86,4 +89,23 @@ test('Ctrl-C on a server that waits for clients: --resume starts the run', async
   expect(await stopped.kill('SIGINT')).toBe(1);
   await allDone(await run.serve({ resume: true }), north, run.join('client-1'));
   expect(await run.outcome()).toEqual(expected);
+});
+
+test('a client that is away when a run goes on with a quorum belongs to it all the same', async () => {
+  const more = ['--set', 'federation.rounds=3', '--quorum', '2', '--deadline', '5', '--wait', '2'];
+  const stopped = await run.serve({ clients: everyone, more: [...more.slice(0, -1), '60'] });
+  const [north, south, away] = everyone.map((client) => run.join(client));
+  await stopped.said(/round 2/);
+  await away!.kill();
+  await stopped.kill();
+  const resumed = await run.serve({ clients: everyone, resume: true, more });
+  await resumed.said(/goes on without client-2/);
+  const back = run.join('client-2');
+  await allDone(resumed, north!, south!, back);
+  const { absent } = await readJson(join(run.directory, 'rounds', '0001'), 'round.json');
+  expect(absent).toEqual(['client-2']);
+  const { clients } = await readJson(run.directory, 'result.json');
+  expect(clients.map(({ client, testUsers }: ClientResult) => [client, testUsers > 0])).toEqual(
+    everyone.map((client) => [client, true]),
+  );
 });

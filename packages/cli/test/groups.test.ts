@@ -265,7 +265,10 @@ test('averages inside groups need clients that say theirs', async () => {
   const remote = await loadConfig(await config({ name: 'nowhere', federation: { strategy: 'groups' } }), [], {
     remote: true,
   });
-  const { served, address } = await servedHere(remote, join(place.folder, 'alone', 'tokens.json'));
+  const stop = new AbortController();
+  const { served, address } = await servedHere(remote, join(place.folder, 'alone', 'tokens.json'), {
+    signal: stop.signal,
+  });
   const joined = joinRun({
     server: address,
     token: join(place.folder, 'alone', 'alone.token'),
@@ -276,10 +279,11 @@ test('averages inside groups need clients that say theirs', async () => {
     threads: 1,
     giveUpSeconds: 1,
   });
-  const [server] = await Promise.allSettled([served, joined]);
-  expect((server as PromiseRejectedResult).reason.message).toContain(
-    'alone said no group, and averages are inside groups; join with --group',
+  await expect(joined).rejects.toThrow(
+    'averages are inside groups, and this client said none; join with --group',
   );
+  stop.abort();
+  await expect(served).rejects.toThrow('serve: stopped');
 });
 
 test('the example of the documentation trains', async () => {

@@ -398,7 +398,7 @@ describe('a run that goes on', () => {
       const error = await refusal(() => resumed.client(name).join({ ...joinFacts, ...facts }));
       expect(error.message).toMatch(message);
       expect(error.code).toBe(FAILED_PRECONDITION);
-      expect(resumed.sessions.count()).toBe(0);
+      expect(resumed.sessions.clients()).toEqual([]);
       await resumed.client('north').join(joinFacts);
       await resumed.client('south').join({ ...joinFacts, layersKept: 2, group: 'games' });
       expect((await resumed.federation.joined()).map((client) => client.name)).toEqual(['north', 'south']);
@@ -455,6 +455,24 @@ describe('uploads', () => {
     await send(north, headOf(north, { offset: 16n }), data(second));
     await send(south, headOf(south), data(first), data(second));
     expect((await south.update).parameters).toEqual((await north.update).parameters);
+  });
+
+  it('larger than the memory for all of them are refused for good', async () => {
+    const small = await startServer({ expected: ['north'], maxUploadBytes: 8 });
+    try {
+      const api = small.client('north');
+      const { sessionId } = await api.join(joinFacts);
+      const [remote] = await small.federation.joined();
+      const update = remote!.train(initial, { round: 0 });
+      update.catch(() => {});
+      const { taskId } = await api.getTask({ sessionId });
+      const who = { api, sessionId, taskId, update };
+      const error = await refusal(() => send(who, headOf(who), data(first)));
+      expect(error.code).toBe(INVALID_ARGUMENT);
+      expect(error.message).toMatch(/24 bytes; this server takes at most 8 of all clients together/);
+    } finally {
+      await small.stop();
+    }
   });
 
   it('of which nothing has arrived take no memory', async () => {

@@ -239,7 +239,7 @@ describe('tasks', () => {
     expect(failed).toEqual([['north', 'model']]); // the message may quote what is the client's
     await expect(update).rejects.toThrow('north left: model');
     await expect(remote!.evaluate(initial, { round: 5 })).rejects.toThrow('north left');
-    expect(server.sessions.count()).toBe(0);
+    expect(server.sessions.clients()).toEqual([]);
     await connection.fail(new Error('it has left already'));
     expect(failed).toHaveLength(1);
 
@@ -265,6 +265,52 @@ describe('tasks', () => {
     expect(await south.getRound({ sessionId })).toMatchObject({ joined: 1, expected: 2 });
     await north.join(joinFacts);
     expect(await server.federation.joined()).toHaveLength(2);
+  });
+
+  it('wait, of a run that goes on, for one that is late as for any other', async () => {
+    const facts = { ...joinFacts, layersKept: undefined, group: undefined };
+    const known = new Map(['north', 'south'].map((name) => [name, facts]));
+    const server = await serve({ expected: ['north', 'south'], known, quorum: 1, waitSeconds: 0 });
+    const north = server.client('north');
+    const { sessionId } = await north.join(joinFacts);
+    const remote = await server.federation.joined();
+    expect(remote.map(({ name }) => name)).toEqual(['north', 'south']);
+    expect(await north.getRound({ sessionId })).toMatchObject({ joined: 1, expected: 2 });
+    const evaluation = remote[1]!.evaluate(initial, { round: 3 });
+    const south = server.client('south');
+    const { sessionId: late } = await south.join(joinFacts);
+    expect(await north.getRound({ sessionId })).toMatchObject({ joined: 2, expected: 2 });
+    const { taskId } = await south.getTask({ sessionId: late });
+    await south.reportResult({ sessionId: late, taskId, samples: 4, loss: 0.5 });
+    expect(await evaluation).toEqual({ samples: 4, loss: 0.5 });
+  });
+
+  it('are told why they cannot take part before the run begins', async () => {
+    const server = await serve({
+      expected: ['north'],
+      unfit: ({ group }) => (group === undefined ? 'it said no group' : undefined),
+    });
+    await expect(server.client('north').join(joinFacts)).rejects.toMatchObject({
+      code: Code.FailedPrecondition,
+      rawMessage: 'it said no group',
+    });
+    await server.client('north').join({ ...joinFacts, group: 'books' });
+    expect(await server.federation.joined()).toHaveLength(1);
+  });
+
+  it('have tasks of their own only', async () => {
+    const server = await serve({ expected: ['north', 'south'] });
+    const apis = ['north', 'south'].map((name) => server.client(name));
+    const sessions = await Promise.all(apis.map((api) => api.join(joinFacts)));
+    const [north] = await server.federation.joined();
+    const evaluation = north!.evaluate(initial, { round: 0 });
+    const { sessionId } = sessions[0]!;
+    const { taskId } = await apis[0]!.getTask({ sessionId });
+    server.federation.assertTask('north', taskId);
+    expect(() => server.federation.assertTask('south', taskId)).toThrow('south has no task');
+    await apis[0]!.reportResult({ sessionId, taskId, samples: 4, loss: 0.5 });
+    await evaluation;
+    expect(() => server.federation.assertTask('north', taskId)).toThrow('already accepted');
   });
 
   it('count progress once, even if it is reported twice', async () => {
@@ -536,6 +582,19 @@ describe('a client out of luck', () => {
     expect(calls.length).toBeGreaterThanOrEqual(3);
     expect(calls.length).toBeLessThanOrEqual(5);
     expect(notes).toHaveLength(calls.length - 1);
+  });
+
+  it('gives up at once if a message is too large: the next one would be as large', async () => {
+    const tooLarge = new ConnectError(
+      'message size 9 is larger than configured writeMaxBytes 8',
+      Code.ResourceExhausted,
+    );
+    const calls: string[] = [];
+    const connecting = connect({ transport: unreachable(() => tooLarge, calls), facts, giveUpSeconds: 60 });
+    await expect(connecting).rejects.toThrow(
+      'a message is too large (message size 9 is larger than configured writeMaxBytes 8); compute fewer',
+    );
+    expect(calls).toEqual(['Join']);
   });
 
   it.each([

@@ -36,13 +36,15 @@ export interface OpenServer {
   readonly listening: Listening;
   readonly federation: FederationServer;
   readings(): ServerReadings;
+  /** Clients that have a session. */
+  present(): readonly string[];
   /** Once no client has a session any more. */
   left(): Promise<void>;
   close(): Promise<void>;
 }
 
 export type OpenOptions = ServeOptions &
-  Pick<RosterOptions, 'expected' | 'quorum' | 'known'> &
+  Pick<RosterOptions, 'expected' | 'quorum' | 'known' | 'unfit'> &
   Pick<FederationServiceOptions, 'onFailed' | 'runState'> & {
     readonly config: Config;
     readonly model: ModelParts;
@@ -72,7 +74,10 @@ export async function open({
   });
   const layers = layersService({
     session: (id, client) => sessions.get(id, client),
-    open: (session, taskId) => middles.open(session.facts.layersKept, taskId),
+    open(session, taskId) {
+      if (taskId !== undefined) federation.assertTask(session.client, taskId);
+      return middles.open(session.facts.layersKept, taskId);
+    },
     limits: { bytes: o.maxBytes, tokens: o.maxTokens },
     cacheSeconds,
     onCall: (call) => metrics.layers(call),
@@ -86,6 +91,7 @@ export async function open({
     expected: o.expected,
     quorum: o.quorum,
     known: o.known,
+    unfit: o.unfit,
     waitSeconds: o.waitSeconds,
     model: { hash: model.checkpoint.hash, layers: { count, first } },
     settingsJson: JSON.stringify(settingsOf(config)),
@@ -120,10 +126,11 @@ export async function open({
     listening,
     federation,
     readings: () => ({
-      clientsJoined: sessions.count(),
+      clientsJoined: sessions.clients().length,
       queueLength: shared.queueLength(),
       heldBytes: layers.heldBytes(),
     }),
+    present: () => sessions.clients(),
     left: () => sessions.empty(),
     async close() {
       const closed = listening.close();

@@ -37,13 +37,18 @@ export interface ServeOptions {
   readonly onListening?: (address: string) => void;
 }
 
-export function assertOptions(o: ServeOptions, expected: readonly string[]): void {
+/** `known` are the clients that have tokens. */
+export function assertOptions(o: ServeOptions, expected: readonly string[], known: readonly string[]): void {
+  const unknown = o.clientCa === undefined ? expected.filter((name) => !known.includes(name)) : [];
   const twice = expected.filter((name, i) => expected.indexOf(name) !== i);
   const problems = [
     o.tokens === undefined &&
       o.clientCa === undefined &&
       'nobody could prove who they are; pass --tokens or --client-ca ("fellrec keys" makes both)',
     expected.length === 0 && 'no client is expected; name them with --names',
+    o.tokens !== undefined &&
+      unknown.length > 0 &&
+      `${unknown.join(', ')}: no such client in ${o.tokens}, so it could not join; there are ${known.join(', ')}`,
     twice.length > 0 && `${twice.join(', ')} is named twice`,
     o.quorum !== undefined &&
       (o.quorum < 1 || o.quorum > expected.length) &&

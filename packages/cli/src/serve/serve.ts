@@ -42,7 +42,7 @@ export async function serve(config: Config, o: ServeOptions): Promise<RunResult>
   const begun = await begunBy(directory, o);
   if (o.resume && !begun) progress.line(`no run has begun in ${directory}: a new one starts`);
   const expected = begun ? [...begun.keys()] : (o.clients ?? identities.clients);
-  assertOptions(o, expected);
+  assertOptions(o, expected, identities.clients);
   const quorum = o.quorum ?? expected.length;
   // It shares the cores with what else runs here, and has several programs itself.
   const runtime = nodeRuntime({ ...(config.threads && { threads: config.threads }), spinning: false });
@@ -68,6 +68,10 @@ export async function serve(config: Config, o: ServeOptions): Promise<RunResult>
       quorum,
       known: begun,
       recording,
+      unfit: ({ group }) =>
+        usesGroups(config) && group === undefined
+          ? 'averages are inside groups, and this client said none; join with --group'
+          : undefined,
       runState: () => state,
       onFailed: (client, reason) => progress.line(`${client} failed and left: ${reason}`),
     });
@@ -126,7 +130,7 @@ export async function serve(config: Config, o: ServeOptions): Promise<RunResult>
       await writeResult(result);
       state = { ...state, phase: Phase.FINISHED };
       server.federation.finish();
-      await Promise.race([server.left(), stopped]);
+      await Promise.race([farewell(server, progress), stopped.catch(() => {})]);
       return result;
     } finally {
       await products.dispose();
@@ -139,13 +143,8 @@ export async function serve(config: Config, o: ServeOptions): Promise<RunResult>
   }
 }
 
-/** @throws if clients lack what the strategy needs of them */
+/** @throws if clients keep what does not go together */
 function assertFit(config: Config, clients: readonly RemoteClient[]): void {
-  const nowhere = clients.filter(({ facts }) => facts.group === undefined).map(({ name }) => name);
-  if (usesGroups(config) && nowhere.length > 0)
-    throw new Error(
-      `serve: ${nowhere.join(', ')} said no group, and averages are inside groups; join with --group`,
-    );
   const kept = new Set(clients.map(({ facts }) => facts.layersKept));
   if (usesFedamp(config.federation) && config.split.adapters === 'client-layers' && kept.size > 1)
     throw new Error(
@@ -175,6 +174,7 @@ function atWork(client: RemoteClient, tables: ItemTables, work: AbortSignal): Cl
     samples,
     ...(facts.group !== undefined && { group: facts.group }),
     ...(client.holds && { holds: client.holds }),
+    ...(client.crosses && { crosses: client.crosses }),
     async train(parameters, context) {
       const items = await tables.of(name, context.round);
       return client.train(parameters, { ...context, ...(items && { items }), signal: until(context.signal) });
@@ -188,6 +188,16 @@ function atWork(client: RemoteClient, tables: ItemTables, work: AbortSignal): Cl
       });
     },
   };
+}
+
+/** Clients hear within seconds that the run is over, if they are there. */
+async function farewell(server: OpenServer, progress: Progress): Promise<void> {
+  const waiting = setTimeout(() => {
+    progress.line(
+      `the result is written; waiting for ${server.present().join(', ')} to hear that the run is over, 10 minutes at most (Ctrl-C: no longer)`,
+    );
+  }, 10_000);
+  await server.left().finally(() => clearTimeout(waiting));
 }
 
 function watch(metrics: ServerMetrics, event: FederationEvent): void {

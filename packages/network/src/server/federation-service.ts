@@ -43,6 +43,8 @@ export interface FederationServer {
   readonly service: ServiceImpl<typeof FederationService>;
   /** The run's clients, once all expected ones have joined or, after the wait, a quorum. */
   joined(): Promise<readonly RemoteClient[]>;
+  /** @throws a ConnectError if a client has no such task, or has it no longer */
+  assertTask(client: string, id: string): void;
   /** Tells clients that the run is over; they leave then. */
   finish(): void;
   /** Answers clients that wait for a task that there is none: they ask again. */
@@ -187,7 +189,15 @@ export function federationService(options: FederationServiceOptions): Federation
       return {};
     },
   };
-  return { service, joined: roster.complete, finish: roster.finish, release: roster.release };
+  return {
+    service,
+    joined: roster.complete,
+    assertTask(client, id) {
+      roster.member(client).tasks.get(id);
+    },
+    finish: roster.finish,
+    release: roster.release,
+  };
 }
 
 function settle<K extends 'evaluate' | 'test'>(

@@ -37,8 +37,8 @@ export interface Sessions {
   /** It is not idle: a request that takes long is at work. */
   touch(session: Session): void;
   leave(session: Session): void;
-  /** Sessions that are open. */
-  count(): number;
+  /** Who has a session. */
+  clients(): readonly string[];
   /** Told of every session that ends from now on. */
   onEnd(listener: (session: Session) => void): void;
   /** Resolves as soon as no session is open. */
@@ -75,7 +75,7 @@ export function openSessions({ maxSessions, idleSeconds }: SessionsOptions): Ses
     const now = performance.now();
     for (const open of sessions.values()) if (now - open.touched > idleMs) end(open, unknownSession());
   }
-  const timer = setInterval(endIdle, Math.min(idleMs, 2 ** 31 - 1)).unref();
+  const timer = setInterval(endIdle, Math.min(idleMs, 60_000)).unref();
 
   return {
     idleSeconds,
@@ -114,7 +114,7 @@ export function openSessions({ maxSessions, idleSeconds }: SessionsOptions): Ses
       const open = sessions.get(id);
       if (open) end(open, unknownSession());
     },
-    count: () => sessions.size,
+    clients: () => [...byClient.keys()],
     onEnd(listener) {
       listeners.push(listener);
     },

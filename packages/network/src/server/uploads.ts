@@ -64,6 +64,8 @@ export function openUploads({ maxBytes }: UploadsOptions): Uploads {
 
   function begin({ session, task, sha256 }: UploadOptions): Upload {
     const size = Number(task.parameters.info.bytes);
+    if (size > maxBytes)
+      throw invalid(`upload: ${size} bytes; this server takes at most ${maxBytes} of all clients together`);
     const earlier = uploads.get(session);
     const others = heldBytes - (earlier?.bytes.length ?? 0);
     if (others + size > maxBytes)
