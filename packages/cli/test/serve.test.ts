@@ -129,6 +129,21 @@ test('with --resume and nothing to go on with, it says that a new run starts', a
   });
 });
 
+test('what cannot begin is refused before anybody is waited for', async () => {
+  const unknown = await serving({ name: 'unknown' }, '--names', 'client-0', 'clinet-1');
+  expect(unknown.stderr).toBe(
+    `fellrec: serve: clinet-1: no such client in ${key('tokens.json')}, so it could not join; there are client-0, client-1\n`,
+  );
+  expect(unknown.code).toBe(2);
+  await mkdir(place.run('thesis'), { recursive: true });
+  await writeFile(join(place.run('thesis'), 'thesis.txt'), '');
+  const foreign = await serving({ name: 'thesis' });
+  expect(foreign.stderr).toBe(
+    `fellrec: run: ${place.run('thesis')} holds other files (thesis.txt); choose another name\n`,
+  );
+  expect(foreign.code).toBe(1);
+});
+
 test('--resume with --force is wrong usage', async () => {
   const { code, stderr } = await serving({ name: 'both' }, '--resume', '--force');
   expect(stderr).toBe('fellrec: serve: --resume goes on with a run, --force replaces it; pass one of them\n');

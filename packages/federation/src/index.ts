@@ -8,6 +8,7 @@ export { type Block, type Products, plainProducts, type Rows } from './products/
 export type { SimilarityForm } from './similarity-forms.ts';
 export { placeWhole, writeWhole } from './store/files.ts';
 export {
+  assertCreatable,
   createRun,
   openRun,
   type ParametersFormat,

@@ -27,8 +27,11 @@ import { holds, middleOptions } from '../split.ts';
 import type { ServeOptions } from './options.ts';
 
 const cacheSeconds = 300;
-/** A client says nothing while it computes a step of its own. */
-const idleSeconds = 600;
+/**
+ * A client says nothing while it computes a step of its own. Of one that is gone for good the memory is free then: before
+ * others, who wait for it, give up after the 600 s of `join --give-up`.
+ */
+export const idleSeconds = 300;
 const maxMessageBytes = 64 * 2 ** 20;
 const maxUploadBytes = 4 * 2 ** 30;
 

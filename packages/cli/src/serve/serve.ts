@@ -1,6 +1,13 @@
 // The server of a run whose clients are elsewhere: it hands out tasks, computes the middle layers, mixes parameters and
 // keeps the run's folder. It has no data.
-import { type Client, createRun, type FederationEvent, federate, type RunStore } from '@fellrec/federation';
+import {
+  assertCreatable,
+  type Client,
+  createRun,
+  type FederationEvent,
+  federate,
+  type RunStore,
+} from '@fellrec/federation';
 import { nodeRuntime, rowProducts } from '@fellrec/graph';
 import {
   authenticator,
@@ -23,7 +30,7 @@ import { type Progress, silent } from '../progress.ts';
 import { reopenRun, runDirectory } from '../stored-run.ts';
 import { strategyOf } from '../strategy.ts';
 import { type RunResult, writeResult } from '../train.ts';
-import { type OpenServer, open } from './listening.ts';
+import { idleSeconds, type OpenServer, open } from './listening.ts';
 import { begunBy, membersOf } from './members.ts';
 import { assertOptions, type ServeOptions } from './options.ts';
 import { hasPart, resultOf, test } from './tested.ts';
@@ -55,8 +62,9 @@ export async function serve(config: Config, o: ServeOptions): Promise<RunResult>
   let state: RunState = { ...beforeRun, rounds: config.federation.rounds };
   const { stopped, work } = stopping(o.signal);
   try {
-    // Before it listens: a run that cannot go on has no use for clients.
+    // Before it listens: a run that cannot begin or go on has no use for clients.
     if (begun) store = await reopenRun(directory, record, model.format);
+    else await assertCreatable(directory, { force: o.force ?? false });
     if (o.record !== undefined) recording = await openRecorder(o.record, progress);
     server = await open({
       ...o,
@@ -194,7 +202,7 @@ function atWork(client: RemoteClient, tables: ItemTables, work: AbortSignal): Cl
 async function farewell(server: OpenServer, progress: Progress): Promise<void> {
   const waiting = setTimeout(() => {
     progress.line(
-      `the result is written; waiting for ${server.present().join(', ')} to hear that the run is over, 10 minutes at most (Ctrl-C: no longer)`,
+      `the result is written; waiting for ${server.present().join(', ')} to hear that the run is over, ${idleSeconds} s at most (Ctrl-C: no longer)`,
     );
   }, 10_000);
   await server.left().finally(() => clearTimeout(waiting));

@@ -65,12 +65,8 @@ const ours = [
   'lock',
 ];
 
-/** Makes a run's folder. @throws if it holds a run already, unless `force`, or if it holds anything else. */
-export async function createRun(
-  directory: string,
-  { config, clients, force = false }: RunContents,
-  format: ParametersFormat,
-): Promise<RunStore> {
+/** @throws if a folder holds a run already, unless `force`, or if it holds anything else. */
+export async function assertCreatable(directory: string, { force = false } = {}): Promise<void> {
   const present = await namesIn(directory);
   const isRun = present.includes('config.json');
   if (isRun && !force)
@@ -82,6 +78,15 @@ export async function createRun(
     throw new Error(
       `run: ${directory} holds other files (${foreign.slice(0, 3).join(', ')}); choose another name`,
     );
+}
+
+/** Makes a run's folder. @throws as `assertCreatable` does. */
+export async function createRun(
+  directory: string,
+  { config, clients, force = false }: RunContents,
+  format: ParametersFormat,
+): Promise<RunStore> {
+  await assertCreatable(directory, { force });
   return writing(directory, 'make the run', async () => {
     await mkdir(directory, { recursive: true });
     const unlock = await lock(directory);
