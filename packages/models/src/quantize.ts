@@ -108,8 +108,14 @@ async function writeUnsigned(file: string, tensors: Quantized): Promise<void> {
   );
   await writeSafetensorsStream(file, layout, async (name) => {
     const { data } = await readTensor(tensors.get(name)!);
-    return layout.get(name)!.dtype === 'uint8' ? Uint8Array.from(data, (value) => value + 128) : data;
+    return layout.get(name)!.dtype === 'uint8' ? around128(data) : data;
   });
+}
+
+function around128(values: Float32Array): Uint8Array {
+  const shifted = new Uint8Array(values.length);
+  for (let i = 0; i < values.length; i++) shifted[i] = values[i]! + 128;
+  return shifted;
 }
 
 /** Not where a processor adds 8-bit products in 16 bits: a row of ones is to give the sums of a matrix' columns. */
