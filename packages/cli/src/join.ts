@@ -174,7 +174,7 @@ async function takePart(
     });
     if (!tested)
       throw new Error(
-        `join: the run ended before ${client} had tested, so that its result is without it${o.output === undefined ? '' : ` and nothing was written to ${o.output}`}; its best parameters are in the run's folder on the server`,
+        `join: the run ended before ${client} had tested, so the result is without it${o.output === undefined ? '' : `, and nothing was written to ${o.output}`}; the client's best parameters are in the run's folder on the server`,
       );
     const traffic = middle?.traffic ?? { up: 0, down: 0 };
     const { metrics, users: testUsers } = tested;

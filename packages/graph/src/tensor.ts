@@ -19,8 +19,10 @@ export interface BoolTensor {
 }
 export type Tensor = Float32Tensor | Int64Tensor | BoolTensor;
 
-/** Trainable tensors by their name, in a fixed order: an adapter, its gradient, an update. Whoever receives
- * one never changes it; an optimizer changes its state's own. */
+/**
+ * Trainable tensors by their name, in a fixed order: an adapter, its gradient, an update. Whoever receives them never
+ * changes them; an optimizer changes its state's own.
+ */
 export type NamedTensors = ReadonlyMap<string, Float32Tensor>;
 
 /** Where a frozen tensor's bytes lie: a range of a file, little-endian, row-major. Never read into the process as a whole. */

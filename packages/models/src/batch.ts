@@ -61,7 +61,7 @@ export interface Batch {
   readonly prefix: number;
 }
 
-/** @throws if a sequence has no token, one that the model does not know, or a label of which either is true */
+/** @throws if a sequence has no token or more labels than tokens, or one of either that the model does not know. */
 export function batchOf(
   config: LlamaConfig,
   sequences: readonly (Tokens & Partial<Pick<Sequence, 'labels'>>)[],

@@ -53,6 +53,7 @@ export async function test({
       const context = {
         round: best?.round ?? 0,
         ...(items && { items }),
+        // More than 31 bits of milliseconds would be no time at all.
         ...(deadlineSeconds !== undefined && {
           signal: AbortSignal.timeout(Math.min(1000 * deadlineSeconds, 2 ** 31 - 1)),
         }),

@@ -59,6 +59,7 @@ export function localMiddle({
     kept = undefined;
     prompt = undefined;
     cache = undefined;
+    decodedWith = undefined;
   };
 
   return {
