@@ -1,5 +1,5 @@
 // Checkpoints on disk: Hugging Face folders, whole and sharded, their configuration, and everything that is refused.
-import { readdirSync } from 'node:fs';
+import { copyFileSync, readdirSync, symlinkSync } from 'node:fs';
 import { join } from 'node:path';
 import { type Float32Tensor, nodeRuntime } from '@fellrec/graph';
 import { beforeAll, describe, expect, test } from 'vitest';
@@ -48,6 +48,16 @@ async function logits(path: string) {
 }
 
 describe('a folder', () => {
+  test("of links, as the Hugging Face hub's cache has them, computes what they lead to", async () => {
+    const snapshot = writeFolder(join(folder, 'hub/snapshots/main'), {});
+    const blobs = writeFolder(join(folder, 'hub/blobs'), {});
+    for (const [i, name] of ['config.json', 'model.safetensors'].entries()) {
+      copyFileSync(join(source, name), join(blobs, `${i}`));
+      symlinkSync(`../../blobs/${i}`, join(snapshot, name));
+    }
+    expect(largestDifference(await logits(snapshot), await logits(source))).toBe(0);
+  });
+
   test('of shards computes what the whole file computes', async () => {
     const names = Object.keys(entries);
     const shardOf = (i: number) => `model-0000${(i % 3) + 1}-of-00003.safetensors`;

@@ -1,7 +1,7 @@
 // safetensors: an 8-byte length, a JSON header, then the tensors' bytes.
 import { randomUUID } from 'node:crypto';
-import { type FileHandle, open, rename, rm } from 'node:fs/promises';
-import { basename, resolve } from 'node:path';
+import { type FileHandle, open, realpath, rename, rm } from 'node:fs/promises';
+import { basename } from 'node:path';
 import {
   elementCount,
   type Float32Tensor,
@@ -130,10 +130,12 @@ export interface SafetensorsIndex {
 
 /** Where the file's tensors lie; nothing but the header is read. @throws on a file that is damaged or truncated, naming the tensor. */
 export async function readSafetensorsIndex(file: string): Promise<SafetensorsIndex> {
-  const path = resolve(file);
+  const header = await readHeader(file);
+  // ONNX Runtime maps no file that a link leads out of its folder to, as all of the Hugging Face hub's cache do.
+  const path = await realpath(file);
   const tensors = new Map<string, StoredTensor>();
   const others = new Map<string, string>();
-  for (const [name, { dtype, shape, data_offsets }] of await readHeader(file)) {
+  for (const [name, { dtype, shape, data_offsets }] of header) {
     const [from, to] = data_offsets;
     const type = storedTypes[dtype as keyof typeof storedTypes];
     if (type)
