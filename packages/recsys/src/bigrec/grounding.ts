@@ -4,7 +4,8 @@ import type { LanguageModel, Tokenizer } from '@fellrec/models';
 import type { Catalogue } from '../catalogue.ts';
 import { cachedVectors } from '../title-vectors.ts';
 
-const batchSize = 64;
+/** At once, at most. With cut models a batch's states are one message: 32 MiB of 2,048 tokens with 4,096 numbers each. */
+const limits = { texts: 64, tokens: 2048 };
 
 /** Vectors of texts, [texts, d]. Texts of like length are computed together. */
 export async function textVectors(
@@ -21,8 +22,9 @@ export async function textVectors(
   });
   encoded.sort((a, b) => a.ids.length - b.ids.length);
   const vectors: Float32Array[] = [];
-  for (let at = 0; at < encoded.length; at += batchSize) {
-    const part = encoded.slice(at, at + batchSize);
+  for (let at = 0, size = 0; at < encoded.length; at += size) {
+    size = batchSize(encoded, at);
+    const part = encoded.slice(at, at + size);
     const { data, dims } = await model.vectors(part.map(({ ids }) => ids));
     const d = dims[1]!;
     part.forEach(({ index }, row) => {
@@ -31,6 +33,14 @@ export async function textVectors(
     onProgress?.(at + part.length, encoded.length);
   }
   return vectors;
+}
+
+/** How many of them from `at` on, shortest first and each padded to the longest, are within the limits; one at least. */
+function batchSize(encoded: readonly { readonly ids: readonly number[] }[], at: number): number {
+  let size = 1;
+  while (size < limits.texts && (size + 1) * (encoded[at + size]?.ids.length ?? Infinity) <= limits.tokens)
+    size++;
+  return size;
 }
 
 /** The catalogue's vectors: computed once per base model, tokenizer and catalogue, then read from the cache. */
