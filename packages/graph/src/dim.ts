@@ -69,6 +69,17 @@ export function terms(dim: Dim): readonly { coefficient: number; names: readonly
   }));
 }
 
+/** What an expression comes to; undefined if one of its names has no size. */
+export function sizeOf(dim: Dim, sizes: ReadonlyMap<string, number>): number | undefined {
+  let sum = 0;
+  for (const { coefficient, names } of terms(dim)) {
+    let product = coefficient;
+    for (const name of names) product *= sizes.get(name) ?? Number.NaN;
+    sum += product;
+  }
+  return Number.isNaN(sum) ? undefined : sum;
+}
+
 export function sameShape(a: Shape, b: Shape): boolean {
   return a.length === b.length && a.every((dim, axis) => dim === b[axis]);
 }

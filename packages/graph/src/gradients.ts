@@ -120,7 +120,9 @@ const gradientRules: { readonly [K in OperationKind]: GradientRule<K> } = {
   quantizedLinear: ({ operation: { forward, backward }, inputs: [, weight], dy }) => [
     backward ? quantizedLinear(dy, { forward: backward, backward: forward, terms: 1 }) : matmul(dy, weight!),
   ],
-  topValues: none,
+  topValues: () => {
+    throw new Error('graph: topValues has no gradient here; differentiate a gather of what topIndices finds');
+  },
   topIndices: none,
   sum: ({ inputs: [x], dy }) => [expand(dy, x!.shape)],
   expand: ({ inputs: [x], dy }) => [sumTo(dy, x!.shape)],
@@ -153,7 +155,7 @@ export interface Seed {
 
 /**
  * The gradients of a scalar loss, or of what `seeds` name, with respect to `wrt`, in its order.
- * @throws if a value of `wrt` has no influence on the seeds.
+ * @throws if a value of `wrt` has no influence on the seeds, or has some through an operation without a gradient.
  */
 export function gradients(loss: Value | readonly Seed[], wrt: readonly Value[]): Value[] {
   return partialGradients(loss, wrt).map((gradient, i) => {

@@ -14,6 +14,7 @@ import {
   scalar,
   scale,
   sigmoid,
+  topValues,
   total,
   weight,
 } from '../src/operations.ts';
@@ -83,6 +84,13 @@ test('what does not influence the loss is named', () => {
     input('sin', 'float32', [8, 2]),
   ];
   expect(() => gradients(total(rotary(h, positions, cos, sin)), [cos])).toThrow('(cos) has no influence');
+});
+
+test('an influence that has no gradient is refused', () => {
+  const largest = topValues(x, 1);
+  expect(() => gradients(add(total(mul(largest, largest)), total(x)), [x])).toThrow(
+    'topValues has no gradient',
+  );
 });
 
 test('a loss that is not a scalar, or a seed of another shape, is refused', () => {

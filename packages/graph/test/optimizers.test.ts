@@ -91,10 +91,13 @@ test('the start and the gradients stay as they are; a state is used up', () => {
   expect(numbers(first.parameters)).not.toEqual(before);
 });
 
-test('a gradient that is missing is named', () => {
+test('a gradient that is missing, or of another size, is named', () => {
   const { init, update } = adamW();
   const state = init(named({ a: [1], b: [2] }));
   expect(() => update(named({ a: [1] }), state, 0.1)).toThrow('adamw: no gradient for "b"');
+  expect(() => update(named({ a: [1], b: [1, 2] }), state, 0.1)).toThrow(
+    'the gradient for "b" has 2 numbers, the parameter 1',
+  );
   expect(numbers(state.parameters)).toEqual([1, 2]);
 });
 

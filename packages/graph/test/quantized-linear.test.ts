@@ -135,6 +135,15 @@ describe.each(['uint8', ...(hasSignedProducts ? (['int8'] as const) : [])] as co
   });
 });
 
+test('two matrices of one name are an error', async () => {
+  const [first, second] = [forward.uint8, { ...backward.uint8, name: 'forward' }];
+  const h = quantizedLinear(x, { forward: first, backward: backward.uint8, terms: 1 });
+  const y = quantizedLinear(h, { forward: second, backward: forward.uint8, terms: 1 });
+  await expect(runtime.compile({ y })).rejects.toThrow(
+    'two different stored tensors are named "forward.values"',
+  );
+});
+
 test('without an 8-bit matrix for it, the gradient goes through float32', async () => {
   const w = Float32Array.from({ length: out * in_ }, draw.normal);
   const head = weight('head', store('head', w, [out, in_]));

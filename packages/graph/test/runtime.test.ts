@@ -184,6 +184,15 @@ test('sizes that one product names are one size', async () => {
   await program.dispose();
 });
 
+test('a product is that of the sizes that its names have', async () => {
+  const product = mul(x('batch', 'time'), expand(total(input('a', 'float32', ['batch*time'])), []));
+  const program = await runtime.compile({ product });
+  const feeds = (count: number) => ({ x: zeros([2, 3]), a: zeros([count]) });
+  await expect(program.run(feeds(5))).rejects.toThrow('batch*time is 5, by the sizes of its names it is 6');
+  expect((await program.run(feeds(6))).product.dims).toEqual([2, 3]);
+  await program.dispose();
+});
+
 test('a named size that no input binds is an error', async () => {
   const y = expand(x(1, 3), ['batch', 3]);
   await expect(runtime.compile({ y })).rejects.toThrow('graph: no input has the dimension "batch"');

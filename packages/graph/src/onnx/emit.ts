@@ -32,6 +32,7 @@ class Emitter {
   readonly initializers: Initializer[] = [];
   readonly #names = new Map<Value, string>();
   readonly #memo = new Map<string, string>();
+  readonly #stored = new Map<string, StoredTensor>();
   readonly #locationOf: LocationOf;
   readonly #sizes: ReadonlyMap<string, { readonly input: string; readonly axis: number }>;
   #count = 0;
@@ -105,6 +106,10 @@ class Emitter {
 
   /** A tensor that stays in its file, in the file's type. */
   stored(name: string, stored: StoredTensor): string {
+    const known = this.#stored.get(name) ?? stored;
+    if (known.file !== stored.file || known.byteOffset !== stored.byteOffset)
+      throw new Error(`graph: two different stored tensors are named "${name}"`);
+    this.#stored.set(name, stored);
     return this.once(`stored ${name}`, () => {
       const { dims, dtype, byteOffset, byteLength } = stored;
       const external = { location: this.#locationOf(stored), byteOffset, byteLength };
@@ -342,7 +347,7 @@ function roundedProduct(e: Emitter, x: string, matrix: QuantizedMatrix, terms: 1
   return e.node('Mul', [e.node('Add', [product, integerProduct(e, low, small, matrix)]), step]);
 }
 
-/** The model that computes `outputs`. @throws if two leaves have one name, or a named size occurs in no input. */
+/** The model that computes `outputs`. @throws if two leaves or stored tensors have one name, or a named size occurs in no input. */
 export function emit(outputs: Outputs, locationOf: LocationOf): OnnxModel {
   const { order, canonical } = topological(Object.values(outputs));
   const e = new Emitter(order, locationOf);

@@ -33,7 +33,7 @@ export interface Optimizer<State> {
    * Updates the parameters that a state holds. The state is used up: its memory becomes the next one's, because on
    * encoders of 148 million parameters new memory would take longer than the arithmetic.
    * Clipping is by the norm over these gradients and others, whose squares sum to `othersSquared`.
-   * @throws if a gradient is missing; the state is then as it was.
+   * @throws if a gradient is missing or has another size than its parameter; the state is then as it was.
    */
   update(gradients: NamedTensors, state: State, learningRate: number, othersSquared?: number): AdamWUpdate;
 }
@@ -55,8 +55,14 @@ export function adamW({
       second: zerosLike(parameters),
     }),
     update(gradients, { step: before, parameters, first, second }, learningRate, othersSquared = 0) {
-      for (const name of parameters.keys())
-        if (!gradients.has(name)) throw new Error(`adamw: no gradient for "${name}"`);
+      for (const [name, { data }] of parameters) {
+        const gradient = gradients.get(name);
+        if (!gradient) throw new Error(`adamw: no gradient for "${name}"`);
+        if (gradient.data.length !== data.length)
+          throw new Error(
+            `adamw: the gradient for "${name}" has ${gradient.data.length} numbers, the parameter ${data.length}`,
+          );
+      }
       const step = before + 1;
       const own = globalNorm(gradients);
       const gradientNorm = othersSquared === 0 ? own : Math.sqrt(own ** 2 + othersSquared);

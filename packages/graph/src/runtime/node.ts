@@ -2,7 +2,7 @@
 import { availableParallelism } from 'node:os';
 import { dirname, join, relative, sep } from 'node:path';
 import * as ort from 'onnxruntime-node';
-import type { Shape } from '../dim.ts';
+import { type Shape, sizeOf } from '../dim.ts';
 import { emit, type OnnxModel } from '../onnx/emit.ts';
 import type { Outputs } from '../segments.ts';
 import type { StoredTensor, Tensor } from '../tensor.ts';
@@ -91,6 +91,10 @@ function checkFeeds(model: OnnxModel, feeds: Feeds): void {
     else if (fed.dtype !== dtype) problems.push(`"${name}" is ${fed.dtype}, the graph wants ${dtype}`);
     else if (!fits(fed.dims, shape, sizes))
       problems.push(`"${name}" is [${fed.dims.join(', ')}], the graph wants [${shape.join(', ')}]`);
+  }
+  for (const [dim, size] of sizes) {
+    const expected = sizeOf(dim, sizes) ?? size;
+    if (expected !== size) problems.push(`${dim} is ${size}, by the sizes of its names it is ${expected}`);
   }
   if (problems.length > 0)
     throw new Error(`graph: what is fed does not fit the program: ${problems.join('; ')}`);
