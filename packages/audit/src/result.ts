@@ -45,14 +45,14 @@ export const knowledges = {
 } as const;
 export type Knowledge = keyof typeof knowledges;
 
-/** What each attack uses. */
+/** What each attack uses; those that need the weights also use the client's adapter, where there is one. */
 export const attackKnowledge: Readonly<Record<AttackName, readonly Knowledge[]>> = {
   head: ['head'],
   'embedding-cosine': ['embedding'],
   'embedding-l2': ['embedding'],
   inverter: ['embedding', 'weights', 'text'],
   search: ['embedding', 'weights', 'text', 'template'],
-  catalogue: ['weights', 'catalogue', 'head'],
+  catalogue: ['embedding', 'weights', 'catalogue', 'head', 'template'],
 };
 
 /** One attack on the states at one depth: 0 are embeddings, n is after the last layer. */
@@ -105,7 +105,10 @@ export interface CutCost {
 export interface Recommendation {
   readonly threshold: number;
   readonly metric: MetricName;
-  /** The smallest k at which every attack stays under the threshold; undefined if there is none. */
+  /**
+   * The smallest measured k at which every attack stays under the threshold, there and at every measured depth behind;
+   * undefined if there is none. The text names depths that were not measured.
+   */
   readonly k: number | undefined;
   readonly cost: CutCost | undefined;
   /** The same without attacks that need what is named: which assumption matters. */

@@ -18,7 +18,7 @@ const costs = cutCosts(
   layerCount,
   8,
 );
-const common = { costs, layerCount, metric: 'items', threshold: 0.1 } as const;
+const common = { costs, layerCount, metric: 'items', threshold: 0.1, adapterKnown: false } as const;
 
 describe('the smallest k', () => {
   test('from which all attacks stay under the threshold', () => {
@@ -26,19 +26,19 @@ describe('the smallest k', () => {
       ...curve('head', [0.9, 0.2, 0.05, 0.01, 0.9]),
       ...curve('inverter', [0.9, 0.6, 0.09, 0.05, 0.9]),
     ];
-    expect(smallestCut(attacks, common)).toBe(2);
+    expect(smallestCut({ ...common, attacks })).toBe(2);
     const found = recommendation({ attacks, ...common });
     expect(found.cost).toEqual({ k: 2, parameters: 70 / 80, layers: 3 / 4, bytesPerToken: 128 });
     expect(found.text).toContain('k = 2 is the smallest at which head, inverter stay under 0.1');
   });
 
   test('a rise behind a fall counts: the server computes the layers behind the cut', () => {
-    expect(smallestCut(curve('head', [0.9, 0.01, 0.01, 0.3, 0.9]), common)).toBeUndefined();
-    expect(smallestCut(curve('head', [0.9, 0.01, 0.3, 0.01, 0.9]), common)).toBe(3);
+    expect(smallestCut({ ...common, attacks: curve('head', [0.9, 0.01, 0.01, 0.3, 0.9]) })).toBeUndefined();
+    expect(smallestCut({ ...common, attacks: curve('head', [0.9, 0.01, 0.3, 0.01, 0.9]) })).toBe(3);
   });
 
   test('after the last layer nothing crosses', () => {
-    expect(smallestCut(curve('head', [0.9, 0.01, 0.01, 0.01, 1]), common)).toBe(1);
+    expect(smallestCut({ ...common, attacks: curve('head', [0.9, 0.01, 0.01, 0.01, 1]) })).toBe(1);
   });
 
   test('if there is none, which assumption makes the difference', () => {
@@ -62,6 +62,35 @@ describe('the smallest k', () => {
     expect(recommendation({ attacks, ...common }).text).toContain(`from there to depth 3 ${reached}`);
     const more = [...attacks, ...curve('search', [1, 1, 1, 1, 1])];
     expect(recommendation({ attacks: more, ...common }).text).toContain(`k = 1 would do ${reached}`);
+  });
+
+  test('depths that were not measured are named', () => {
+    const attacks = curve('head', [0.9, 0.05, 0.01, 0.01]).filter(({ depth }) => depth === 0 || depth === 2);
+    const found = recommendation({ attacks, ...common });
+    expect(found.k).toBe(2);
+    expect(found.text).toContain('from there to depth 3, depth 3 not measured.');
+    const less = recommendation({ attacks: attacks.slice(0, 1), ...common });
+    expect(less.text).toContain('none of these attacks would be left');
+    const after = curve('search', [0, 0, 0, 0, 0.5]).slice(layerCount);
+    expect(recommendation({ attacks: after, ...common })).toMatchObject({ k: undefined, without: [] });
+    expect(recommendation({ attacks: after, ...common }).text).toContain('these are 0 to 3');
+  });
+
+  test('attacks that the metric does not measure do not count', () => {
+    const measured = curve('inverter', [0.01, 0.01, 0.01, 0.01]).map((one) => ({
+      ...one,
+      recovery: { tokenAccuracy: one.recovery.items! },
+    }));
+    const attacks = [...measured, ...curve('catalogue', [0.9, 0.9, 0.9, 0.9])];
+    const { text } = recommendation({ attacks, ...common, metric: 'tokenAccuracy' });
+    expect(text).toContain('k = 0 is the smallest at which inverter stay under');
+  });
+
+  test("what is computed with a client's adapter needs it", () => {
+    const attacks = [...curve('head', [0.9, 0, 0, 0]), ...curve('search', [1, 1, 1, 1])];
+    const without = { knowledge: 'adapter', k: 1 };
+    expect(recommendation({ attacks, ...common }).without).not.toContainEqual(without);
+    expect(recommendation({ attacks, ...common, adapterKnown: true }).without).toContainEqual(without);
   });
 
   test('a metric that no attack has is refused', () => {

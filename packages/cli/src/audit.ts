@@ -171,7 +171,14 @@ export async function audit(o: AuditOptions, progress: Progress = silent): Promi
       gradients,
       defences,
       costs,
-      recommendation: recommendation({ attacks: found.attacks, costs, layerCount, metric, threshold }),
+      recommendation: recommendation({
+        attacks: found.attacks,
+        costs,
+        layerCount,
+        metric,
+        threshold,
+        adapterKnown: study.known !== undefined,
+      }),
       seconds: (performance.now() - started) / 1000,
     };
   } finally {
