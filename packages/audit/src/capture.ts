@@ -51,6 +51,7 @@ type Fields = Readonly<Record<string, unknown>>;
 export async function readCapture(folder: string): Promise<Capture> {
   const clients = new Map<string, number | undefined>();
   const forwards = new Map<string, Omit<CapturedPass, 'k'>>();
+  const senders = new Set<string>();
   let stopped: string | undefined;
   for await (const { line, at } of linesOf(join(folder, 'requests.jsonl'))) {
     if ('stopped' in line) stopped = text(line['stopped'], `${at}: stopped`);
@@ -58,7 +59,8 @@ export async function readCapture(folder: string): Promise<Capture> {
       const client = text(line['client'], `${at}: client`);
       const method = text(line['method'], `${at}: method`);
       const message = fields(line['message'], `${at}: message`);
-      if (method === 'Join')
+      // A client that has sent states keeps its k: a server refuses to let it join again with another.
+      if (method === 'Join' && !senders.has(client))
         clients.set(client, optional(whole)(message['layers_kept'], `${at}: layers_kept`));
       if (method !== 'Forward') continue;
       const index = whole(line['index'], `${at}: index`);
@@ -66,7 +68,9 @@ export async function readCapture(folder: string): Promise<Capture> {
       // One that came again is the same: the server checks that.
       const session = text(message['session_id'], `${at}: session_id`);
       const key = JSON.stringify([session, text(message['step'], `${at}: step`)]);
-      if (pass && !forwards.has(key)) forwards.set(key, pass);
+      if (!pass) continue;
+      senders.add(client);
+      if (!forwards.has(key)) forwards.set(key, pass);
     }
   }
   const passes = [...forwards.values()].map((pass): CapturedPass => {

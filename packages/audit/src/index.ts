@@ -2,6 +2,13 @@ export type { Claim } from './attacks/attack.ts';
 
 export { readCapture } from './capture.ts';
 export {
+  composed,
+  type GaussianMechanism,
+  gaussianDelta,
+  gaussianEpsilon,
+  repeated,
+} from './defences/accountant.ts';
+export {
   type Defence,
   defenceForms,
   defenceName,

@@ -20,7 +20,7 @@ export interface PlacedItem {
 /** A user's sequence as it crosses the cut in a training step. */
 export interface AuditedSequence extends EmbeddedTokens {
   readonly user: string;
-  /** The history, as far as it is in the sequence, in its order there. */
+  /** The history, as far as it is in the sequence and has tokens there, in its order there. */
   readonly items: readonly PlacedItem[];
   /** The target's tokens, where the target is in the sequence: a language model is taught it. */
   readonly answer: readonly number[];
@@ -56,12 +56,16 @@ export function promptSequences(options: PromptOptions): SequenceMaker {
     const { value, dropped } = trainingSequence(sample, 'answer', options);
     const history = sample.history.slice(dropped);
     const target = sample.targets[0]!;
-    if (history.length === 0) return undefined;
     const owners = titlePlaces(value.ids, [...history, target].map(title), tokenizer);
+    // Of a title without tokens there is nothing to recover.
+    const items = history
+      .map((item, i) => ({ item, places: owners[i]! }))
+      .filter(({ places }) => places.length > 0);
+    if (items.length === 0) return undefined;
     return {
       user: sample.user,
       ids: value.ids,
-      items: history.map((item, i) => ({ item, places: owners[i]! })),
+      items,
       answer: owners.at(-1)!,
       target,
     };
@@ -111,8 +115,14 @@ export function titlePlaces(
   titles: readonly string[],
   tokenizer: Tokenizer,
 ): number[][] {
-  const ends = ids.map((_, place) => tokenizer.decode(ids.slice(0, place + 1)).length);
   const text = tokenizer.decode(ids);
+  const prefixes = ids.map((_, place) => tokenizer.decode(ids.slice(0, place + 1)));
+  // A character of several tokens is complete with the last of them: before, it decodes to something else.
+  const complete = prefixes.map((prefix) => {
+    let end = prefix.length;
+    while (end > 0 && prefix[end - 1] !== text[end - 1]) end--;
+    return end;
+  });
   // Titles are quoted in the text; the template before them holds no quotation mark.
   let from = 0;
   return titles.map((title) => {
@@ -120,7 +130,9 @@ export function titlePlaces(
     if (at === -1) return [];
     const [begin, end] = [at + 1, at + 1 + title.length];
     from = end;
-    return ends.flatMap((own, place) => ((ends[place - 1] ?? 0) < end && own > begin ? [place] : []));
+    return prefixes.flatMap((prefix, place) =>
+      (complete[place - 1] ?? 0) < end && prefix.length > begin ? [place] : [],
+    );
   });
 }
 

@@ -17,13 +17,23 @@ export type StudyResult = Pick<AuditResult, 'inverter' | 'search' | 'floors' | '
 
 /** @throws if there is nobody to attack, or nobody else to learn from. */
 export async function attackStates(options: StudyOptions): Promise<StudyResult> {
-  const { model, attacks, report, auxiliary, epochs, search } = options;
   assertUsers(options);
+  const opened: StateAttack[] = [];
+  try {
+    return await studied(options, opened);
+  } finally {
+    for (const attack of opened) await attack.dispose();
+  }
+}
+
+/** `opened` is filled with the attacks that it uses. */
+async function studied(options: StudyOptions, opened: StateAttack[]): Promise<StudyResult> {
+  const { model, attacks, report, auxiliary, epochs, search } = options;
   const score = scorer(options);
   const inverted = attacks.some((one) => one === 'inverter' || one === 'search')
     ? await invertedAttacks(options)
     : undefined;
-  const opened: StateAttack[] = inverted ? [inverted] : [];
+  if (inverted) opened.push(inverted);
   if (attacks.some((one) => one === 'head' || one.startsWith('embedding')))
     opened.push(await nearestAttacks(options));
   if (attacks.includes('catalogue')) opened.push(await catalogueAttack(options));
@@ -63,10 +73,7 @@ export async function attackStates(options: StudyOptions): Promise<StudyResult> 
     }
   }
   if (attacks.includes('search')) report?.('search', 0, 1);
-  for (const attack of opened) {
-    await take(await attack.finish?.());
-    await attack.dispose();
-  }
+  for (const attack of opened) await take(await attack.finish?.());
   const learned = inverted?.summary();
   return {
     floors: await floorsOf(options, score),

@@ -88,6 +88,16 @@ test('passes that came again or were refused are not there, a cut last line is p
   expect(stopped).toBe('the disk is full');
 });
 
+test('a client that joins again with another k, which a server refuses, keeps the k of its states', async () => {
+  await record({ ...join_, message: { layers_kept: 1 } }, join_, forward, {
+    ...join_,
+    message: { layers_kept: 5 },
+  });
+  expect((await readCapture(folder)).passes.map(({ k }) => k)).toEqual([2]);
+  await record(join_, forward, { ...join_, message: {} });
+  expect((await readCapture(folder)).passes.map(({ k }) => k)).toEqual([2]);
+});
+
 test.each<[string, RegExp, ...unknown[]]>([
   ['no JSON', /requests\.jsonl, line 2 is no JSON/, join_, '{]\n'],
   ['no object', /line 1: expected an object, found \[\]/, '[]\n'],

@@ -109,13 +109,17 @@ describe('a Gaussian mechanism', () => {
   });
 
   it.each(sigmaTable)('for epsilon %d, delta %d, sensitivity %d', (epsilon, delta, sensitivity, sigma) => {
-    // At epsilon 0 two nearly equal numbers are subtracted.
-    const tolerance = epsilon > 0 ? 1e-12 : 1e-10;
-    expectRelative(gaussianSigma({ epsilon, delta, sensitivity }), sigma, tolerance);
-    expectRelative(largestMu({ epsilon, delta }), sensitivity / sigma, tolerance);
+    expectRelative(gaussianSigma({ epsilon, delta, sensitivity }), sigma, 1e-12);
+    expectRelative(largestMu({ epsilon, delta }), sensitivity / sigma, 1e-12);
     const found = gaussianEpsilon({ sigma, sensitivity }, delta);
     if (epsilon > 0) expectRelative(found, epsilon, 1e-10);
     else expect(found).toBeLessThan(1e-9);
+  });
+
+  it.each([1e-5, 1e-10, 1e-16, 1e-18])('at epsilon 0 with a delta of %d', (delta) => {
+    // delta = erf(x), x = 1 / (2 sqrt(2) sigma), which is 2 x / sqrt(pi) there.
+    const sigma = gaussianSigma({ epsilon: 0, delta, sensitivity: 1 });
+    expectRelative(sigma, 1 / (delta * Math.sqrt(2 * Math.PI)), delta ** 2 + 1e-13);
   });
 
   it('spends the epsilon that its noise was made for', () => {

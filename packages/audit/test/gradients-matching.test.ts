@@ -17,6 +17,7 @@ const samples = subset(users.flatMap(testSamples), 6, 1, 'matching');
 const sequences = samples.map((sample) => history(sample)!);
 const answers = catalogue.items.map(({ title }) => [...tokenizer.encodeContinuation(renderAnswer(title)), 2]);
 const last = model.cut.layerCount - 1;
+const d = model.cut.hiddenSize;
 /** Of each sequence, [tokens, d], by depth. */
 const states: Float32Tensor[][] = [];
 
@@ -124,6 +125,17 @@ test('the target of most users is the first of all titles, and its tokens come o
   }
   expect(first).toBeGreaterThanOrEqual(5);
   expect(right / tokens).toBeGreaterThan(0.4);
+  await matcher.dispose();
+});
+
+test('titles that are longer than what was seen come last', async () => {
+  const matcher = await openLabelMatcher(model, { shortlist: 3 });
+  const hidden = float32(states[last]![0]!.data.slice(0, 12 * d), [12, d]);
+  const truth = [5, 6, 7];
+  const gradient = await matcher.gradient(hidden, truth);
+  const long = (length: number) => Array.from({ length }, (_, i) => 5 + i);
+  const { order } = await matcher.rank({ hidden, gradient }, [long(12), truth, long(40), [9]]);
+  expect(order.slice(0, 2)).toEqual([1, 3]);
   await matcher.dispose();
 });
 

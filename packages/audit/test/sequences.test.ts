@@ -39,6 +39,27 @@ describe('which tokens of a prompt say something about its user', () => {
     expect(none).toEqual([]);
   });
 
+  test('a character of several tokens belongs to its title with all of them', () => {
+    for (const title of ['塞尔达传说', 'Ōkami ☃', '½ Life', '𝔻oom 🎮', '\ufffd']) {
+      const ids = tokenizer.encode(`before:"${title}", "Halo"`);
+      const [places, halo] = titlePlaces(ids, [title, 'Halo'], tokenizer);
+      expect(tokenizer.decode(places!.map((place) => ids[place]!)).trim()).toBe(title);
+      expect(tokenizer.decode(halo!.map((place) => ids[place]!)).trim()).toBe('Halo');
+    }
+  });
+
+  test('of an item without a title there is nothing to recover', () => {
+    const [sample] = dataset.users.flatMap(testSamples);
+    const newest = sample!.history.at(-1)!;
+    const items = dataset.catalogue.items.map((item, i) => (i === newest ? { ...item, title: '' } : item));
+    const untitled = storyPrompts({ ...dataset.catalogue, items }, tokenizer);
+    expect(maker.history(sample!)!.items.map(({ item }) => item)).toContain(newest);
+    const { items: found } = untitled.history(sample!)!;
+    expect(found.map(({ item }) => item)).not.toContain(newest);
+    expect(found.every(({ places }) => places.length > 0)).toBe(true);
+    expect(untitled.item(newest)).toBeUndefined();
+  });
+
   test('what does not fit is left out', () => {
     const [sample] = dataset.users.flatMap(testSamples);
     const short = storyPrompts(

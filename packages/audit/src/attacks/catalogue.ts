@@ -16,7 +16,7 @@ import type { EmbeddedTokens } from '@fellrec/models';
 import { offsetsOf, rowBlocks, rowsBetween } from '../layerwise.ts';
 import { claimedPlaces } from '../metrics.ts';
 import type { StudyOptions } from '../options.ts';
-import { type AuditedSequence, historyPlaces, type PlacedItem } from '../sequences.ts';
+import { type AuditedSequence, historyPlaces } from '../sequences.ts';
 import type { ObservedStates, StateAttack } from './attack.ts';
 
 /** Titles whose last token is near a state are compared there token by token. */
@@ -46,14 +46,17 @@ export async function catalogueAttack(options: StudyOptions): Promise<StateAttac
   const matcher = titleMatcher(model.runtime, model.cut.hiddenSize);
   const targets = victims.every(({ answer }) => answer.length > 0)
     ? await targetsByHead(options, alone)
-    : targetsByVector(options, titles);
+    : targetsByVector(options);
   return {
     selections: [{ sequences: alone.map(upToTitle), places: alone.map(historyPlaces), trained: known }],
     async at(depth, observed, [states]) {
       const matched = await matcher.match(observed.victims, ofVictims, states!, ofTitles);
-      const guessed = await targets.find(observed, states!, ofTitles);
-      const claims = victims.map(({ items }, v) => ({
-        items: firstApart(matched[v]!, items.length).map(({ title }) => titles[title]!),
+      const histories = victims.map(({ items }, v) =>
+        firstApart(matched[v]!, items.length).map(({ title }) => title),
+      );
+      const guessed = await targets.find({ ...observed, titleStates: states!, titles: ofTitles, histories });
+      const claims = victims.map((_, v) => ({
+        items: histories[v]!.map((title) => titles[title]!),
         target: titles[guessed[v]!]!,
       }));
       return [{ attack: 'catalogue', depth, claims }];
@@ -141,13 +144,17 @@ export function firstApart(matches: readonly Match[], count: number): Match[] {
   return taken;
 }
 
+/** What a target is looked for in. */
+interface Seen extends Pick<ObservedStates, 'victims' | 'taught'> {
+  readonly titleStates: Float32Tensor;
+  readonly titles: readonly Rows[];
+  /** What this attack takes for each victim's history, by places among the titles. */
+  readonly histories: readonly (readonly number[])[];
+}
+
 interface TargetFinder {
   /** The place of the guessed target among the titles, one a victim. */
-  find(
-    observed: Pick<ObservedStates, 'victims' | 'taught'>,
-    titleStates: Float32Tensor,
-    titles: readonly Rows[],
-  ): Promise<number[]>;
+  find(seen: Seen): Promise<number[]>;
   dispose(): Promise<void>;
 }
 
@@ -183,20 +190,19 @@ async function targetsByHead(
 }
 
 /** By the cosine of the mean states of history and title, without the mean over all titles. */
-function targetsByVector({ victims }: StudyOptions, titles: readonly number[]): TargetFinder {
+function targetsByVector({ victims }: StudyOptions): TargetFinder {
   const rows = rowsOf(victims.map((one) => historyPlaces(one).length));
-  const seen = victims.map(({ items }) => new Set(items.map(({ item }: PlacedItem) => item)));
   return {
-    async find({ victims: states }, titleStates, ofTitles) {
+    async find({ victims: states, titleStates, titles, histories }) {
       const d = titleStates.dims[1]!;
-      const vectors = meansOf(titleStates, ofTitles);
+      const vectors = meansOf(titleStates, titles);
       const mean = meanRow(vectors);
       const [known, own] = [unitWithout(vectors, mean), unitWithout(meansOf(states, rows), mean)];
       return victims.map((_, v) =>
         largest(
           // Nobody's target is in the history.
-          titles.map((item, t) =>
-            seen[v]!.has(item) ? Number.NEGATIVE_INFINITY : dot(own.data, v * d, known.data, t * d, d),
+          titles.map((_, t) =>
+            histories[v]!.includes(t) ? Number.NEGATIVE_INFINITY : dot(own.data, v * d, known.data, t * d, d),
           ),
         ),
       );

@@ -1,6 +1,7 @@
 // The two attacks that need no training, in the manner of BEI and HEI (arXiv 2405.11916): the model's own head on a
 // layer's states, and the nearest row of the embedding table.
 import {
+  add,
   div,
   input,
   linear,
@@ -34,7 +35,8 @@ export async function nearestAttacks({ model, attacks, victims }: StudyOptions):
   const squares = transpose(sumLast(mul(words, words)), [1, 0]); // [1, vocabulary]
   const scores = {
     head: () => cut.head(hidden),
-    'embedding-cosine': () => mul(products, div(scalar(1), sqrt(squares))),
+    // A row of zeros, as a padding token has, is no neighbour of anything.
+    'embedding-cosine': () => mul(products, div(scalar(1), sqrt(add(squares, scalar(1e-30))))),
     // -|h - e|^2, without |h|^2 which is the same for all.
     'embedding-l2': () => sub(scale(products, 2), squares),
   };

@@ -1,6 +1,6 @@
 // What Gaussian noise guarantees, exactly: the analytic Gaussian mechanism (Balle & Wang 2018, arXiv 1805.06530), and
 // composition as in Gaussian differential privacy (Dong, Roth & Su 2019, arXiv 1905.02383).
-import { erfc, scaledErfc } from './erfc.ts';
+import { erf, erfc, scaledErfc } from './erfc.ts';
 
 /** A release f(x) + sigma N(0, I). */
 export interface GaussianMechanism {
@@ -80,8 +80,10 @@ export function repeated({ sigma, sensitivity }: GaussianMechanism, releases: nu
 
 // With a = mu/2 - epsilon/mu and b = a - mu, e^epsilon = exp((b^2 - a^2) / 2), so that Phi(x) = erfc(-x/sqrt 2) / 2
 // and the scaled erfc need no e^epsilon, which overflows, and no difference of two numbers far in a tail. What it gives
-// has 12 digits, and loses some where mu < 1e-3: sigma still has 10.
+// has 12 digits from epsilon = 1 on, and one less with every tenth of it, for the two values draw near each other; at 0,
+// where a = -b, it is erf(mu / (2 sqrt 2)).
 function deltaOf(mu: number, epsilon: number): number {
+  if (epsilon === 0) return erf(mu / (2 * Math.SQRT2));
   const t = (epsilon / mu - mu / 2) / Math.SQRT2; // -a / sqrt 2
   const u = (epsilon / mu + mu / 2) / Math.SQRT2; // -b / sqrt 2
   return t < 0

@@ -1,4 +1,9 @@
-// The complementary error function to full double precision, in the tails too, where 1 - erf(x) has no digits left.
+// The error function near 0, and its complement in the tails, where 1 - erf(x) has no digits left, to full double precision.
+
+/** erf(x) = 1 - erfc(x) for x >= 0; relative error below 1e-13. */
+export function erf(x: number): number {
+  return x < 1 ? Math.exp(-x * x) * scaledErf(x) : 1 - erfc(x);
+}
 
 /** erfc(x) = 2/sqrt(pi) times the integral of exp(-t^2) from x to infinity; relative error below 1e-13. */
 export function erfc(x: number): number {

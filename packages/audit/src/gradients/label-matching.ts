@@ -176,6 +176,8 @@ export async function openLabelMatcher(
       ];
       const size = cut.vocabularySize;
       const scores = targets.map((labels) => {
+        // What is longer than the sequence was not taught in it.
+        if (labels.length >= length) return Number.NEGATIVE_INFINITY;
         let [product, squares] = [0, 0];
         for (let i = 0; i < Math.min(labels.length, count); i++) {
           const at = i * size + labels[labels.length - 1 - i]!;
@@ -185,7 +187,7 @@ export async function openLabelMatcher(
         return product / Math.sqrt(squares);
       });
       const order = descending(scores);
-      const chosen = order.slice(0, shortlist);
+      const chosen = order.slice(0, shortlist).filter((index) => targets[index]!.length < length);
       const cosines: number[] = [];
       for (let from = 0; from < chosen.length; from += targetsAtOnce) {
         const part = chosen.slice(from, from + targetsAtOnce).map((index) => targets[index]!);
@@ -194,7 +196,10 @@ export async function openLabelMatcher(
       const labels = Array.from({ length: count }, (_, i) =>
         smallest(pushed.subarray(i * size, (i + 1) * size)),
       );
-      return { order: [...descending(cosines).map((i) => chosen[i]!), ...order.slice(shortlist)], labels };
+      return {
+        order: [...descending(cosines).map((i) => chosen[i]!), ...order.slice(chosen.length)],
+        labels,
+      };
     },
 
     async dispose() {
