@@ -1,6 +1,13 @@
 // A run of a configuration: its rounds, then what each client's best adapter does for its test users.
 import { join } from 'node:path';
-import { createRun, federate, openRun, type RunStore, writeWhole } from '@fellrec/federation';
+import {
+  createRun,
+  federate,
+  openRun,
+  type RoundRecord,
+  type RunStore,
+  writeWhole,
+} from '@fellrec/federation';
 import { rowProducts } from '@fellrec/graph';
 import {
   type Floor,
@@ -87,6 +94,7 @@ export interface RunResult {
   readonly mixing: readonly MixingResult[];
   /** Test users whose oldest history was dropped to fit the context. */
   readonly truncatedTests: number;
+  /** Of all rounds, also those of earlier calls, and of the test; of the test alone where a run is evaluated again. */
   readonly seconds: number;
 }
 
@@ -108,10 +116,10 @@ export async function train(
     throw new ConfigError(
       'centralized: the groups have catalogues of their own, which one client cannot hold; take fedavg',
     );
-  const started = performance.now();
   const directory = runDirectory(config);
   const known = resume ? await readPartition(directory) : undefined;
   const experiment = given ?? (await openExperiment(config, progress.report, known));
+  assertSamples(experiment);
   const store = await openStore(experiment, { directory, resume, force });
   const products = rowProducts(runtimeOf(config));
   try {
@@ -132,7 +140,8 @@ export async function train(
       await store.record(event);
       progress.event(event);
     }
-    const { result, users } = await evaluateRun(experiment, { store, progress, started });
+    const { result: evaluated, users } = await evaluateRun(experiment, { store, progress });
+    const result = { ...evaluated, seconds: secondsOf(await store.history()) + evaluated.seconds };
     await writeUserMetrics(directory, users);
     await writeResult(result);
     return result;
@@ -141,6 +150,26 @@ export async function train(
     await products.dispose();
     if (!given) await experiment.dispose();
   }
+}
+
+/** @throws before anything is trained if rounds could not be judged, or the run not be tested. */
+function assertSamples({ clients }: Experiment): void {
+  const learning = clients.filter(({ train }) => train.length > 0);
+  const missing = [
+    learning.length === 0 && 'training samples',
+    learning.every(({ validation }) => validation.length === 0) &&
+      'validation samples beside training samples',
+    clients.every(({ test }) => test.length === 0) && 'test samples',
+  ].find((one) => one !== false);
+  if (missing)
+    throw new Error(
+      `train: no client has ${missing}: histories are too short for them, or a point in time cuts them off; import the data with another --k-core or --split`,
+    );
+}
+
+/** What rounds took, of all calls that a run took. */
+export function secondsOf(history: readonly RoundRecord[]): number {
+  return history.reduce((sum, { seconds }) => sum + seconds.total, 0);
 }
 
 export async function writeResult(result: RunResult): Promise<void> {
@@ -159,7 +188,7 @@ export async function evaluate(
   try {
     const store = await openRun(directory, storeFormat(experiment));
     try {
-      return (await evaluateRun(experiment, { store, progress, started: performance.now() })).result;
+      return (await evaluateRun(experiment, { store, progress })).result;
     } finally {
       await store.close();
     }
@@ -196,8 +225,9 @@ export async function* trainedClients(
 
 async function evaluateRun(
   experiment: Experiment,
-  { store, progress, started }: { store: RunStore; progress: Progress; started: number },
+  { store, progress }: { store: RunStore; progress: Progress },
 ): Promise<{ readonly result: RunResult; readonly users: UserMetrics }> {
+  const started = performance.now();
   const { config, clients } = experiment;
   const history = await store.history();
   const total = clients.reduce((n, { test }) => n + test.length, 0);
@@ -267,6 +297,10 @@ const floorsOf = <T>(of: (floor: Floor) => T) =>
 function groupResult({ name, dataset }: Group, { clients, config }: Experiment, users: UserMetrics) {
   const test = clients.filter(({ group }) => group.name === name).flatMap((client) => client.test);
   const items = dataset.catalogue.items.length;
+  const {
+    seed,
+    evaluation: { maskHistory },
+  } = config;
   return {
     ...(name !== undefined && { group: name }),
     data: dataset.name,
@@ -274,7 +308,7 @@ function groupResult({ name, dataset }: Group, { clients, config }: Experiment, 
     users: dataset.users.length,
     testUsers: test.length,
     metrics: meanMetrics(test.map(({ user }) => users.get(userKey(name, user))!)),
-    floors: floorsOf((floor) => floorMetrics(floor, test, dataset.users, items, config.seed)),
+    floors: floorsOf((floor) => floorMetrics(floor, test, dataset.users, items, { seed, maskHistory })),
   };
 }
 

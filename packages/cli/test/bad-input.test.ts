@@ -205,6 +205,33 @@ describe('data', () => {
     await fails(1, ['data', 'stats', '/nowhere/data'], '/nowhere/data');
   });
 
+  test('histories that leave nothing to judge or test by, before anything is trained', async () => {
+    const folder = await scratch();
+    const short = join(folder, 'i.csv');
+    await writeFile(
+      short,
+      ['user,item', ...Array.from({ length: 8 }, (_, u) => `u${u},0\nu${u},4`)].join('\n'),
+    );
+    const data = join(folder, 'short');
+    const imported = await fellrec(
+      'data',
+      'import',
+      '--interactions',
+      short,
+      '--items',
+      items,
+      '--k-core',
+      '0',
+      '-o',
+      data,
+    );
+    expect(imported.code, imported.stderr).toBe(0);
+    await failsToTrain(
+      { data: { path: data } },
+      'train: no client has validation samples beside training samples',
+    );
+  });
+
   test('a partition by a column that users do not have', async () => {
     await failsToTrain({ partition: { method: 'column', column: 'region' } }, 'have no "region"');
   });
@@ -221,7 +248,7 @@ describe('data', () => {
     [{ 'title-column': 'name' }, [/name/, /item.*title/]],
     [
       { split: 'global-time' },
-      ['a global-time split needs timestamps; name their column with --time-column'],
+      ['sequences.tsv holds sequences, which have no times; split them by leave-one-out'],
     ],
     [{ interactions: '/nowhere/sequences.tsv' }, ['/nowhere/sequences.tsv']],
     [{ 'k-core': '400' }, ['no interaction is left after 400-core filtering; lower --k-core']],

@@ -1,10 +1,10 @@
 // Published data sets from the command line: every command of docs/data.md, RecBole's files out and in, wrong input.
 import { existsSync, writeFileSync } from 'node:fs';
-import { cp, readdir, readFile } from 'node:fs/promises';
+import { cp, mkdir, readdir, readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { gzipSync } from 'node:zlib';
-import { describe, expect, test } from 'vitest';
-import { fellrec, interactions, items, root, scratch } from './shared.ts';
+import { describe, expect, onTestFinished, test } from 'vitest';
+import { fellrec, interactions, items, root, scratch, workspace } from './shared.ts';
 
 const shared = process.env.FELLREC_SHARED ?? join(root, '../shared');
 const movies = join(shared, 'data/ml-100k');
@@ -235,4 +235,21 @@ describe('wrong input', () => {
     }
     expect(await readdir(folder)).toEqual([]);
   });
+});
+
+test("data partition writes all clients' folders or none, and leaves none of an earlier cut beside them", async () => {
+  const place = await workspace();
+  onTestFinished(() => place.remove());
+  const config = await place.config();
+  const output = join(place.folder, 'clients');
+  const cut = (...more: string[]) => fellrec('data', 'partition', '-c', config, '-o', output, ...more);
+  await mkdir(join(output, 'client-1'), { recursive: true });
+  expect((await cut()).stderr).toContain('client-1 exists; choose another folder or pass --force');
+  expect(await readdir(output)).toEqual(['client-1']);
+  expect((await cut('--force', '--set', 'partition.clients=3')).code).toBe(0);
+  const fewer = await cut('--force');
+  expect(fewer.code).toBe(1);
+  expect(fewer.stderr).toContain('clients has data of client-2, who are none of these clients');
+  await rm(join(output, 'client-2'), { recursive: true });
+  expect((await cut('--force')).code).toBe(0);
 });

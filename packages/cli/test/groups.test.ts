@@ -82,7 +82,7 @@ test('each shop draws its own samples, is ranked over its own catalogue, and has
     expect(clients.reduce((sum, { trainSamples }) => sum + trainSamples, 0)).toBe(12);
     const tested = await testedUsers('shops');
     const own = users.filter(({ id }) => tested.has(`${shop}/${id}`)).flatMap(testSamples);
-    const floor = floorMetrics('popularity', own, users, catalogue.items.length, 1);
+    const floor = floorMetrics('popularity', own, users, catalogue.items.length, { seed: 1 });
     expect(found.floors.popularity!['ndcg@20']).toBeCloseTo(meanMetrics(floor)['ndcg@20']!, 12);
   }
   const [a, b] = result.groups!;
@@ -336,6 +336,9 @@ test('paths of groups start from the configuration, those that are set from the 
   const file = await config({ name: 'paths' });
   const { groups: read } = await loadConfig(file, ['groups.1.path=elsewhere']);
   expect(read!.map(({ path }) => path)).toEqual([folder('nintendo'), resolve('elsewhere')]);
+  const one = await place.config({});
+  for (const setting of ['data.path=elsewhere', 'data={path: elsewhere}'])
+    expect((await loadConfig(one, [setting])).data.path).toBe(resolve('elsewhere'));
 });
 
 test("a client's own settings are its words only", async () => {

@@ -17,7 +17,7 @@ export interface Dataset {
   readonly split: SplitName;
   readonly catalogue: Catalogue;
   readonly users: readonly User[];
-  /** sha256 of catalogue and interactions. */
+  /** sha256 of catalogue, interactions and attributes. */
   readonly hash: string;
 }
 

@@ -15,18 +15,25 @@ export function popularity(users: readonly User[], itemCount: number): Float64Ar
   return counts;
 }
 
-/** Metrics of each sample under a ranking that ignores the history (but does not repeat it). */
+export interface FloorOptions {
+  readonly seed: number;
+  /** Whether a user's history is left out (default true), as of what it is compared with. */
+  readonly maskHistory?: boolean;
+  readonly ks?: readonly number[];
+}
+
+/** Metrics of each sample under a ranking that is the same for every history. */
 export function floorMetrics(
   floor: Floor,
   samples: readonly Sample[],
   users: readonly User[],
   itemCount: number,
-  seed: number,
-  ks: readonly number[] = cutoffs,
+  { seed, maskHistory = true, ks = cutoffs }: FloorOptions,
 ): Metrics[] {
   const counts = popularity(users, itemCount);
   return samples.map(({ user, seen, targets }) => {
-    const options = { k: Math.max(...ks), exclude: seen, random: random(seed, 'floor', floor, user) };
+    const exclude = maskHistory ? seen : [];
+    const options = { k: Math.max(...ks), exclude, random: random(seed, 'floor', floor, user) };
     const ranked = floor === 'random' ? draw(itemCount, options) : rank(counts, options);
     return metricsOf(ranked, targets, ks);
   });

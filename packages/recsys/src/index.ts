@@ -9,7 +9,7 @@ export { catalogueTitles, type Titles } from './bigrec/titles.ts';
 export { bootstrap, type Interval, type PairedDifference, pairedBootstrap, quantile } from './bootstrap.ts';
 export { type Catalogue, catalogue, type Item } from './catalogue.ts';
 export { exportRecBole } from './data/export.ts';
-export { datasetHash, readDataset, writeUsers } from './data/folder.ts';
+export { datasetHash, isDataset, readDataset, refuseExisting, writeUsers } from './data/folder.ts';
 export { type ImportOptions, importDataset } from './data/import.ts';
 export { type Dataset, type DatasetStats, datasetStats, type SplitName, type User } from './dataset.ts';
 export { type Floor, floorMetrics, floors, popularity } from './floors.ts';

@@ -19,8 +19,19 @@ describe('floors', () => {
   it('rank by popularity what the user has not seen', () => {
     const [sample] = testSamples(users[0]!);
     // Seen: 0, 1, 9; so item 2, the target, is the most popular one left.
-    const [metrics] = floorMetrics('popularity', [sample!], users, 10, 1, [1]);
+    const [metrics] = floorMetrics('popularity', [sample!], users, 10, { seed: 1, ks: [1] });
     expect(metrics!['recall@1']).toBe(1);
+  });
+
+  it('rank what was seen too, where histories are not left out', () => {
+    const [sample] = testSamples(users[0]!);
+    const [metrics] = floorMetrics('popularity', [sample!], users, 10, {
+      seed: 1,
+      maskHistory: false,
+      ks: [1, 3],
+    });
+    // Items 0 and 1 are as popular as the target, or more.
+    expect(metrics).toMatchObject({ 'recall@1': 0, 'recall@3': 1 });
   });
 
   it('rank at random: each unseen item is first as often as any other', () => {
@@ -31,7 +42,7 @@ describe('floors', () => {
       seen: [0, 1, 9],
       targets: [5],
     }));
-    const mean = meanMetrics(floorMetrics('random', samples, users, 10, 1, [1, 7]));
+    const mean = meanMetrics(floorMetrics('random', samples, users, 10, { seed: 1, ks: [1, 7] }));
     // One of 7 unseen items; standard deviation 0.0042.
     expect(Math.abs(mean['recall@1']! - 1 / 7)).toBeLessThan(0.02);
     // All unseen items are ranked, none twice.
@@ -40,7 +51,7 @@ describe('floors', () => {
 
   it('give the same numbers for the same seed', () => {
     const samples = users.flatMap(testSamples);
-    const of = (seed: number) => floorMetrics('random', samples, users, 10, seed, [3]);
+    const of = (seed: number) => floorMetrics('random', samples, users, 10, { seed, ks: [3] });
     expect(of(1)).toEqual(of(1));
   });
 });

@@ -27,7 +27,7 @@ describe('a data folder', () => {
   it('describes itself', () => {
     const description = JSON.parse(readFileSync(join(good, 'dataset.json'), 'utf8'));
     expect(description).toEqual({
-      format: 1,
+      format: 2,
       name: 'sample',
       split: 'leave-one-out',
       kCore: 5,
@@ -43,6 +43,21 @@ describe('a data folder', () => {
     const { hash } = await readDataset(good);
     expect(JSON.parse(readFileSync(join(good, 'dataset.json'), 'utf8')).hash).toBe(hash);
     expect((await readDataset(other)).hash).not.toBe(hash);
+  });
+
+  it('has another hash with other attributes of items or users', async () => {
+    const hashOf = async (brand: string, region: string) => {
+      const output = join(folder, `attributes-${brand}-${region}`);
+      const [interactions, items, users] = [
+        write(folder, 'i.csv', 'user,item', 'u,a', 'u,b'),
+        write(folder, 'j.csv', 'item,title,brand,colour', `a,A,${brand},red`, 'b,B,,'),
+        write(folder, 'k.csv', 'user,region', `u,${region}`),
+      ];
+      await importDataset({ interactions, items, users, output, kCore: 0 });
+      return (await readDataset(output)).hash;
+    };
+    const hashes = [await hashOf('x', 'north'), await hashOf('y', 'north'), await hashOf('x', 'south')];
+    expect(new Set(hashes).size).toBe(3);
   });
 
   it('is read as its parts never overlap', async () => {
@@ -67,14 +82,14 @@ describe('a damaged folder is refused', () => {
     'of another format': [
       (copy) => {
         const file = join(copy, 'dataset.json');
-        writeFileSync(file, readFileSync(file, 'utf8').replace('"format": 1', '"format": 99'));
+        writeFileSync(file, readFileSync(file, 'utf8').replace('"format": 2', '"format": 99'));
       },
       /written by another version; import the data again/,
     ],
     'with an unknown key': [
       (copy) => {
         const file = join(copy, 'dataset.json');
-        writeFileSync(file, readFileSync(file, 'utf8').replace('"format": 1', '"format": 1, "extra": 2'));
+        writeFileSync(file, readFileSync(file, 'utf8').replace('"format": 2', '"format": 2, "extra": 2'));
       },
       /dataset\.json is damaged: .*extra/s,
     ],

@@ -273,6 +273,27 @@ describe('splits', () => {
   });
 });
 
+it('a file is read under its own name, whatever is in it', async () => {
+  const path = fresh();
+  const bracketed = join(path, 'games [v1]?*');
+  mkdirSync(bracketed);
+  const interactions = write(bracketed, 'i[1].csv', 'user,item', 'u,a', 'u,b', 'u,c');
+  write(bracketed, 'i1.csv', 'user,item', 'v,a');
+  const items = write(bracketed, 'items[1].tsv', 'item\ttitle', 'a\tA', 'b\tB', 'c\tC');
+  write(bracketed, 'items1.tsv', 'item\ttitle', 'a\tX', 'b\tX', 'c\tX');
+  const output = join(bracketed, 'data[1]');
+  await importDataset({ interactions, items, output, kCore: 0 });
+  const { users, catalogue } = await readDataset(output);
+  expect(users.map(({ id }) => id)).toEqual(['u']);
+  expect(catalogue.items.map(({ title }) => title)).toEqual(['A', 'B', 'C']);
+});
+
+it('JSON may begin with a byte order mark', async () => {
+  const path = fresh();
+  const interactions = write(path, 's.json', '\ufeff{"u": ["a", "b", "c"]}');
+  expect((await imported({ interactions, items: titles(path) })).users).toHaveLength(1);
+});
+
 describe('errors say what is wrong and write nothing', () => {
   const good = (path: string) => ({
     interactions: write(path, 'i.csv', 'user,item', 'u,a', 'u,b', 'u,c'),
@@ -322,6 +343,40 @@ describe('errors say what is wrong and write nothing', () => {
     'an interaction without item': [
       (path) => ({ interactions: write(path, 'j.csv', 'user,item', 'u,a', 'u,') }),
       '1 interactions have no user or no item',
+    ],
+    'rows without an id': [
+      (path) => ({ items: write(path, 'k.csv', 'item,title', 'a,A', 'b,B', 'c,C', ',D', ',E') }),
+      'k.csv: 2 rows have no id',
+    ],
+    'two columns of one name': [
+      (path) => ({ items: write(path, 'k.tsv', 'item\ttitle\tTitle', 'a\tA\tA') }),
+      'k.tsv cannot be read: two of its columns are called "Title"',
+    ],
+    'a column without a name': [
+      (path) => ({ items: write(path, 'k.tsv', 'item\ttitle\t', 'a\tA\t') }),
+      'one of its columns has no name; is there a tab at the end',
+    ],
+    'lines that end in two ways': [
+      (path) => ({
+        items: write(
+          path,
+          'k.tsv',
+          'item\ttitle',
+          ...Array.from({ length: 9 }, (_, i) => `${i}\tT${'\r'.repeat(i % 2)}`),
+        ),
+      }),
+      'k.tsv cannot be read: its lines do not end alike',
+    ],
+    'times of sequences': [
+      (path) => ({
+        interactions: write(path, 's.tsv', 'user\titems', 'u\ta b c'),
+        columns: { sequence: 'items', time: 'time' },
+      }),
+      's.tsv holds sequences, which have no times; leave the time column away',
+    ],
+    'sequences that are to be split by time': [
+      (path) => ({ interactions: write(path, 's.json', '{"u": ["a", "b"]}'), split: 'global-time' }),
+      's.json holds sequences, which have no times; split them by leave-one-out',
     ],
     'rows of the wrong length': [
       (path) => ({ interactions: write(path, 'j.tsv', 'user\titem', 'u\ta', 'u\ta\tb\tc') }),

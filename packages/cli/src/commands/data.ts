@@ -1,10 +1,13 @@
+import { existsSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import {
   type DatasetStats,
   datasetStats,
   exportRecBole,
   importDataset,
+  isDataset,
   readDataset,
+  refuseExisting,
   writeUsers,
 } from '@fellrec/recsys';
 import { ConfigError, loadConfig } from '../config.ts';
@@ -83,6 +86,11 @@ export async function runPartition({
   const groups = groupConfigs(config);
   const datasets = (await readGroups(config)).map((one, i) => sharedUsers(one, groups[i]!, config.seed));
   const { clients } = partitionOf(config, datasets);
+  refuseOthers(
+    output,
+    clients.map(({ name }) => name),
+    force,
+  );
   for (const { name, group, users } of clients) {
     const own = groups.findIndex((one) => one.name === group);
     await writeUsers(groups[own]!.path, join(output, name), {
@@ -106,6 +114,19 @@ export async function runPartition({
       json: json ?? false,
     },
   );
+}
+
+/** @throws before anything is written if a client's folder is there, or with `force` one of an earlier cut. */
+function refuseOthers(output: string, clients: readonly string[], force: boolean): void {
+  for (const name of clients) refuseExisting(join(output, name), force);
+  if (!force || !existsSync(output)) return;
+  const others = readdirSync(output).filter(
+    (name) => !clients.includes(name) && isDataset(join(output, name)),
+  );
+  if (others.length > 0)
+    throw new Error(
+      `data: ${output} has data of ${others.join(', ')}, who are none of these clients, so that users would be at two of them; remove these folders, or choose another one`,
+    );
 }
 
 export async function runExport(

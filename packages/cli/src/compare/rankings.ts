@@ -219,7 +219,7 @@ async function metricsOf(
     }
     case 'random':
     case 'popularity':
-      return floorMetrics(ranking, test, dataset.users, itemCount, seed);
+      return floorMetrics(ranking, test, dataset.users, itemCount, options);
     case 'cooccurrence':
       return evaluated(fitCooccurrence(dataset.users, itemCount));
     case 'sasrec':

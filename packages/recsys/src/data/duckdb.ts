@@ -6,6 +6,11 @@ export function literal(text: string): string {
   return `'${text.replaceAll("'", "''")}'`;
 }
 
+/** A file's name as an SQL literal for what reads files, in which `*`, `?` and `[` would be a pattern of names. */
+export function pathLiteral(file: string): string {
+  return literal(file.replace(/[*?[]/g, '[$&]'));
+}
+
 /** A column's name as an SQL identifier. */
 export function identifier(column: string): string {
   return `"${column.replaceAll('"', '""')}"`;

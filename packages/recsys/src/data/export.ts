@@ -2,7 +2,7 @@
 import { existsSync } from 'node:fs';
 import { basename, join, resolve } from 'node:path';
 import type { DuckDBConnection } from '@duckdb/node-api';
-import { identifier, literal, rows, withDatabase } from './duckdb.ts';
+import { identifier, literal, pathLiteral, rows, withDatabase } from './duckdb.ts';
 import { readDataset, writeWhole } from './folder.ts';
 import { pointer } from './json.ts';
 
@@ -19,7 +19,7 @@ export async function exportRecBole(directory: string, folder: string): Promise<
   return await withDatabase(async (db) => {
     for (const table of ['items', 'users', 'interactions'])
       await db.run(
-        `CREATE VIEW ${table} AS SELECT * FROM read_parquet(${literal(join(directory, `${table}.parquet`))})`,
+        `CREATE VIEW ${table} AS SELECT * FROM read_parquet(${pathLiteral(join(directory, `${table}.parquet`))})`,
       );
     await refuseIds(db);
     const files = { ...(await interactionFiles(db)), ...(await attributeFiles(db)) };

@@ -7,7 +7,7 @@ import { Writable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { constants, createGunzip, gunzipSync } from 'node:zlib';
 import type { DuckDBConnection } from '@duckdb/node-api';
-import { identifier, literal, rows } from './duckdb.ts';
+import { identifier, literal, pathLiteral, rows } from './duckdb.ts';
 import { areLines, linesQuery, loadJson } from './json.ts';
 import { hasTypes, isTyped, unquoted, untyped } from './recbole.ts';
 
@@ -41,9 +41,7 @@ export async function loadFile(db: DuckDBConnection, source: Source): Promise<Fi
     if (query) await db.run(`CREATE TABLE ${table} AS ${query}`);
     else unnamed = await loadJson(db, await textOf(file), table);
   } catch (cause) {
-    // What DuckDB adds are settings of its own.
-    const [reason] = (cause as Error).message.split(/\n(?:Possible |\nLINE )/);
-    throw new Error(`data: ${file} cannot be read: ${reason!.trim()}`, { cause });
+    throw new Error(`data: ${file} cannot be read: ${reasonOf(cause as Error)}`, { cause });
   }
   const described = await rows(db, `DESCRIBE ${table}`);
   const columns = new Map(described.map((row) => [String(row.column_name), String(row.column_type)]));
@@ -55,6 +53,13 @@ export async function loadFile(db: DuckDBConnection, source: Source): Promise<Fi
   if (Number(counted!.n) === 0)
     throw new Error(`data: ${file} holds no rows; its columns are: ${[...columns.keys()].join(', ')}`);
   return { table, file, columns, unnamed, typed: [...columns.keys()].every(isTyped) };
+}
+
+function reasonOf({ message }: Error): string {
+  if (message.includes('CSV Parser state machine'))
+    return 'its lines do not end alike; make them all end in \\n, or all in \\r\\n';
+  // What DuckDB adds are settings of its own.
+  return message.split(/\n(?:Possible |\nLINE )/)[0]!.trim();
 }
 
 /** Name and type of a column, found with or without RecBole's `:type`. @throws naming the columns that exist. */
@@ -81,7 +86,7 @@ export function attributesOf({ columns }: FileTable, except: readonly string[]):
 
 /** What selects the rows of a file; undefined for a JSON file in one piece. */
 async function queryOf(db: DuckDBConnection, { file, header }: Source): Promise<string | undefined> {
-  const path = literal(file);
+  const path = pathLiteral(file);
   const format = extname(file.replace(/\.gz$/, '')).toLowerCase();
   if (header && ['.parquet', '.json', '.jsonl', '.ndjson'].includes(format))
     throw new Error('it names its columns itself; give no header for it');
@@ -102,6 +107,7 @@ async function queryOf(db: DuckDBConnection, { file, header }: Source): Promise<
       const [firstLine] = (await headOf(file)).split(/\r?\n/);
       if (!firstLine) throw new Error('its first line is empty');
       const names = header ?? firstLine.split('\t');
+      refuseNames(names);
       const columns = names.map((name) => `${literal(name)}: 'VARCHAR'`);
       const typed = !header && hasTypes(file, names);
       // Nothing is guessed: quotation marks are part of titles.
@@ -109,6 +115,16 @@ async function queryOf(db: DuckDBConnection, { file, header }: Source): Promise<
         auto_detect = false, columns = {${columns.join(', ')}}, delim = '\t', quote = '', escape = '', comment = '')`;
     }
   }
+}
+
+/** @throws if two names differ in case at most, as those of an SQL table may not, or one is empty. */
+function refuseNames(names: readonly string[]): void {
+  const lower = names.map((name) => name.toLowerCase());
+  const twice = names.find((_, i) => lower.indexOf(lower[i]!) !== i);
+  if (twice !== undefined)
+    throw new Error(`two of its columns are called "${twice}", with letters of either case`);
+  if (lower.includes(''))
+    throw new Error('one of its columns has no name; is there a tab at the end of its first line?');
 }
 
 const gzipped = (file: string) => file.endsWith('.gz');
@@ -129,7 +145,7 @@ async function headOf(file: string): Promise<string> {
     const { buffer, bytesRead } = await handle.read({ buffer: Buffer.alloc(2 ** 18) });
     const bytes = buffer.subarray(0, bytesRead);
     const head = gzipped(file) ? gunzipSync(bytes, { finishFlush: constants.Z_SYNC_FLUSH }) : bytes;
-    return head.toString('utf8').replace(/^\ufeff/, '');
+    return textIn(head);
   } finally {
     await handle.close();
   }
@@ -142,5 +158,8 @@ async function textOf(file: string): Promise<string> {
       `it is JSON in one piece of ${Math.round(size / 2 ** 20)} MiB, more than fits into a string; write one object a line`,
     );
   const bytes = await readFile(file);
-  return (gzipped(file) ? gunzipSync(bytes) : bytes).toString('utf8');
+  return textIn(gzipped(file) ? gunzipSync(bytes) : bytes);
 }
+
+/** Without a byte order mark. */
+const textIn = (bytes: Buffer) => bytes.toString('utf8').replace(/^\ufeff/, '');

@@ -7,10 +7,10 @@ import type { DuckDBConnection } from '@duckdb/node-api';
 import { z } from 'zod';
 import { type Catalogue, catalogue } from '../catalogue.ts';
 import type { Dataset, SplitName, User } from '../dataset.ts';
-import { literal, rows, withDatabase } from './duckdb.ts';
+import { literal, pathLiteral, rows, withDatabase } from './duckdb.ts';
 
 const schema = z.strictObject({
-  format: z.literal(1, 'the folder was written by another version; import the data again'),
+  format: z.literal(2, 'the folder was written by another version; import the data again'),
   name: z.string(),
   split: z.enum(['leave-one-out', 'global-time']),
   kCore: z.number().int().nonnegative(),
@@ -19,7 +19,7 @@ const schema = z.strictObject({
   interactions: z.number().int().positive(),
   /** File names, without their folders. */
   sources: z.strictObject({ interactions: z.string(), items: z.string(), users: z.string().optional() }),
-  /** sha256 of catalogue and interactions, checked on reading. */
+  /** sha256 of all that is read: catalogue, interactions and attributes; checked on reading. */
   hash: z.string(),
 });
 type Description = z.infer<typeof schema>;
@@ -39,11 +39,16 @@ interface Content {
 
 const descriptionFile = 'dataset.json';
 
+/** Whether a folder says that it is a data folder. */
+export function isDataset(directory: string): boolean {
+  return existsSync(join(directory, descriptionFile));
+}
+
 /** @throws if something is at `output` that may not be replaced: `force` replaces data folders only. */
 export function refuseExisting(output: string, force: boolean): void {
   if (!existsSync(output)) return;
   if (!force) throw new Error(`data: ${output} exists; choose another folder or pass --force`);
-  if (!existsSync(join(output, descriptionFile)) && readdirSync(output).length > 0)
+  if (!isDataset(output) && readdirSync(output).length > 0)
     throw new Error(`data: ${output} is no data folder and is not replaced; choose another folder`);
 }
 
@@ -74,7 +79,7 @@ export async function writeUsers(
 ): Promise<void> {
   refuseExisting(output, force);
   const { split, kCore, sources } = await readDescription(directory);
-  const table = (file: string) => `read_parquet(${literal(join(directory, `${file}.parquet`))})`;
+  const table = (file: string) => `read_parquet(${pathLiteral(join(directory, `${file}.parquet`))})`;
   await withDatabase(async (db) => {
     const list = users.map((id) => `(${literal(id)})`).join(', ');
     await db.run(`CREATE TABLE user_index AS SELECT row_number() OVER (ORDER BY index) - 1 AS index, index AS before,
@@ -95,7 +100,7 @@ export async function writeUsers(
         (
           await rows(
             db,
-            `SELECT count(*) AS n FROM read_parquet(${literal(join(folder, 'interactions.parquet'))})`,
+            `SELECT count(*) AS n FROM read_parquet(${pathLiteral(join(folder, 'interactions.parquet'))})`,
           )
         )[0]!.n,
       );
@@ -116,7 +121,7 @@ async function place(
     const { items, users, hash } = await readTables(db, folder);
     const { sources, ...rest } = described;
     const description: Description = {
-      format: 1,
+      format: 2,
       ...rest,
       users: users.length,
       items: items.items.length,
@@ -211,7 +216,7 @@ async function readTables(
 ): Promise<{ items: Catalogue; users: User[]; hash: string }> {
   // In the order in which they were written; the hash would tell.
   const read = async (table: string, ...columns: readonly string[]) => {
-    const file = literal(join(folder, `${table}.parquet`));
+    const file = pathLiteral(join(folder, `${table}.parquet`));
     const found = await db.runAndReadAll(`SELECT ${columns.join(', ')} FROM read_parquet(${file})`);
     return found.getColumns();
   };
@@ -235,9 +240,15 @@ async function readTables(
   for (let i = 0; i < user!.length; i++)
     users[Number(user![i])]![part![i] as 'train' | 'validation' | 'test'].push(Number(item![i]));
   const parts = users.map(({ id, train, validation, test }) => [id, train, validation, test]);
-  const hash = createHash('sha256').update(items.hash).update(JSON.stringify(parts)).digest('hex');
-  return { items, users, hash };
+  const attributes = [items.items, users].map((all) => all.map(sortedAttributes));
+  const hash = createHash('sha256')
+    .update(items.hash)
+    .update(JSON.stringify([parts, attributes]));
+  return { items, users, hash: hash.digest('hex') };
 }
+
+const sortedAttributes = ({ attributes }: Pick<User, 'attributes'>) =>
+  Object.entries(attributes).sort(([a], [b]) => (a < b ? -1 : 1));
 
 function parseAttributes(json: unknown): Record<string, string> {
   if (typeof json !== 'string') return {};

@@ -80,23 +80,34 @@ type Columns = NonNullable<ImportOptions['columns']>;
 
 /** interactions(user, item, time, place): place is the order of rows, then of items within a sequence. */
 async function readInteractions(db: DuckDBConnection, options: ImportOptions): Promise<void> {
-  const { interactions: file, columns = {}, minRating } = options;
+  const { interactions: file, columns = {} } = options;
   const found = await loadFile(db, {
     file,
     table: 'interactions_file',
     header: options.headers?.interactions,
   });
   const sequence = found.unnamed ? 'items' : columns.sequence;
-  if (!sequence) await readRows(db, found, options);
-  else if (minRating === undefined)
+  if (sequence) {
+    refuseRows(file, options);
     await readSequences(db, found, { user: found.unnamed ? 'user' : userOf(found, columns), sequence });
-  else throw new Error(`data: ${file} holds sequences, which have no ratings; leave the least rating away`);
+  } else await readRows(db, found, options);
   const [missing] = await rows(
     db,
     `SELECT count(*) AS n FROM interactions WHERE user IS NULL OR item IS NULL`,
   );
   if (Number(missing!.n) > 0)
     throw new Error(`data: ${file}: ${missing!.n} interactions have no user or no item`);
+}
+
+/** @throws if something is asked of sequences that only rows of one item have. */
+function refuseRows(file: string, { columns = {}, minRating, split }: ImportOptions): void {
+  const wrong = [
+    minRating !== undefined && 'no ratings; leave the least rating away',
+    columns.time !== undefined && 'no times; leave the time column away',
+    columns.item !== undefined && 'no item in each row; leave the item column away',
+    split === 'global-time' && 'no times; split them by leave-one-out',
+  ].find((one) => one !== false);
+  if (wrong) throw new Error(`data: ${file} holds sequences, which have ${wrong}`);
 }
 
 const userOf = (found: FileTable, { user }: Columns) => user ?? (found.typed ? 'user_id' : 'user');
@@ -180,7 +191,7 @@ async function readItems(
     SELECT ${identifier(id)}::VARCHAR AS id, coalesce(${identifier(title)}::VARCHAR, '') AS title,
       ${attributesOf(found, [id, title])} AS attributes, row_number() OVER () AS place FROM items_file)
     GROUP BY id, title, attributes`);
-  await refuseRepeatedIds(db, 'items', file);
+  await refuseIds(db, 'items', file);
 }
 
 /** `title`, or the one column of an atomic file that is called so: `movie_title`. @throws if there are several or none. */
@@ -206,10 +217,12 @@ async function readUsers(db: DuckDBConnection, { users: file, columns = {} }: Im
   const id = column(found, columns.userId ?? userOf(found, columns)).name;
   await db.run(`CREATE TABLE users AS SELECT DISTINCT ${identifier(id)}::VARCHAR AS id,
     ${attributesOf(found, [id])} AS attributes FROM users_file`);
-  await refuseRepeatedIds(db, 'users', file);
+  await refuseIds(db, 'users', file);
 }
 
-async function refuseRepeatedIds(db: DuckDBConnection, table: string, file: string): Promise<void> {
+async function refuseIds(db: DuckDBConnection, table: string, file: string): Promise<void> {
+  const [missing] = await rows(db, `SELECT count(*) AS n FROM ${table} WHERE id IS NULL`);
+  if (Number(missing!.n) > 0) throw new Error(`data: ${file}: ${missing!.n} rows have no id`);
   const [twice] = await rows(db, `SELECT id, count(*) AS n FROM ${table} GROUP BY id HAVING n > 1 LIMIT 1`);
   if (twice)
     throw new Error(`data: ${file}: the id "${twice.id}" occurs ${twice.n} times; ids must be unique`);
