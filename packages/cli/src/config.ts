@@ -108,6 +108,9 @@ export function completed(config: Parsed, source: string): Config {
     recommender === 'recformer' &&
       config.ranking.mode !== 'grounded' &&
       `ranking.mode: ${config.ranking.mode} is there for recommender: bigrec only`,
+    config.federation.strategy === 'centralized' &&
+      typeof config.split.k === 'object' &&
+      'split.k: centralized has one client, which none of these names is; give one number',
     config.split.k !== undefined &&
       model.base !== 'float32' &&
       `model.base: ${model.base} cannot be cut; leave split.k out, or take float32`,
@@ -201,17 +204,15 @@ export function applySetting(raw: Record<string, unknown>, setting: string): voi
 
 /** A path set on the command line starts from the working directory, one in the file from the file's folder. */
 function resolvePaths(config: Config, folder: string, settings: readonly string[]): Config {
-  const from = (key: string, path: string) =>
-    resolve(settings.some((setting) => setting.startsWith(`${key}=`)) ? '.' : folder, path);
+  // It, or what it is in.
+  const wasSet = (key: string) =>
+    settings.some((setting) => `${key}.`.startsWith(`${setting.split('=', 1)[0]}.`));
+  const from = (key: string, path: string) => resolve(wasSet(key) ? '.' : folder, path);
   const { data, groups, ranking } = config;
-  const fromGroup = (i: number, path: string) =>
-    settings.some((setting) => setting.startsWith('groups='))
-      ? resolve(path)
-      : from(`groups.${i}.path`, path);
   return {
     ...config,
     data: { ...data, ...(data.path !== undefined && { path: from('data.path', data.path) }) },
-    ...(groups && { groups: groups.map((one, i) => ({ ...one, path: fromGroup(i, one.path) })) }),
+    ...(groups && { groups: groups.map((one, i) => ({ ...one, path: from(`groups.${i}.path`, one.path) })) }),
     model: { ...config.model, path: from('model.path', config.model.path) },
     ranking: {
       ...ranking,

@@ -133,6 +133,24 @@ test('bad input', async () => {
   expect(nothing.stderr).toContain('is no run');
 });
 
+test('layers that are kept by name are no matter of rankings, and centralized has none of these clients', async () => {
+  const split = { k: { 'client-0': 0, 'client-1': 2 } };
+  const cut = await place.config({ name: 'cut', split });
+  const { code, stdout, stderr } = await fellrec(
+    'compare',
+    '-c',
+    cut,
+    '--methods',
+    'fedavg,random',
+    '--json',
+  );
+  expect(code, stderr).toBe(0);
+  expect((JSON.parse(stdout) as Comparison).methods.map(({ users }) => users)).toEqual([4, 4]);
+  const central = await fellrec('compare', '-c', cut, '--methods', 'fedavg,centralized');
+  expect(central.code).toBe(2);
+  expect(central.stderr).toContain('split.k: centralized has one client, which none of these names is');
+});
+
 test('a damaged file of metrics says so', async () => {
   const file = join(place.run('both/fedavg-1'), 'test-users.json');
   const text = await readFile(file, 'utf8');

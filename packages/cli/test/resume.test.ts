@@ -78,6 +78,12 @@ test('a run killed four times ends as one that nobody killed', async () => {
   const { code, stderr } = await fellrec(...argv, '--resume');
   expect({ code, trained: stderr.includes('client-0: loss') }).toEqual({ code: 0, trained: false });
   expect(await comparable('killed')).toEqual(await comparable('whole'));
+  // What it took is that of all calls.
+  const rounds = ['0000', '0001'].map((round) =>
+    readJson(place.run('killed'), 'rounds', round, 'round.json'),
+  );
+  const total = (await Promise.all(rounds)).reduce((sum, { seconds }) => sum + seconds.total, 0);
+  expect((await readJson(place.run('killed'), 'result.json')).seconds).toBeGreaterThan(total);
 });
 
 test('Ctrl-C says how to go on', async () => {

@@ -53,7 +53,7 @@ export async function compare(config: Config, o: CompareOptions): Promise<Compar
         }
         progress.line(`== ${method}, seed ${seed}`);
         // All share what is opened first, which needs no partition.
-        opened ??= await openExperiment(methodConfig(config, 'centralized', seed), progress.report);
+        opened ??= await openExperiment(methodConfig(config, 'random', seed), progress.report);
         const shared = opened;
         const failure = await attempt(`${method}, seed ${seed}`, progress, async () => {
           const experiment = shared.sharing(own, isParted(plain) ? parted : undefined);

@@ -160,8 +160,12 @@ export function methodConfig(config: Config, method: Method, seed: number): Conf
   const { federation, runs, name } = config;
   const plain = unranked(method);
   const settings = isRanking(plain) ? trained.centralized() : trained[plain](federation);
+  const { k } = config.split;
   const made = {
     ...config,
+    // Of a ranking's one client nothing is said by name; it ranks the same with any cut.
+    ...(isRanking(plain) &&
+      typeof k === 'object' && { split: { ...config.split, k: Math.min(...Object.values(k)) } }),
     runs: join(runs, name),
     name: folderOf(method, seed),
     seed,

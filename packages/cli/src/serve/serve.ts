@@ -41,7 +41,6 @@ export async function serve(config: Config, o: ServeOptions): Promise<RunResult>
     throw new ConfigError(
       `serve: under ${strategy.name} every client gets all others' adapters as they are, which remote ones must not; take another strategy, or clients in this process`,
     );
-  const started = performance.now();
   const progress = o.progress ?? silent;
   const tokens = o.tokens === undefined ? undefined : await readTokens(o.tokens);
   const identities = authenticator({ ...(tokens && { tokens }), clientCa: o.clientCa !== undefined });
@@ -126,6 +125,7 @@ export async function serve(config: Config, o: ServeOptions): Promise<RunResult>
         state = { ...state, delivered: state.delivered + 1 };
         progress.report('tested clients', state.delivered, clients.length);
       };
+      const started = performance.now();
       const tested = test({
         clients,
         store,

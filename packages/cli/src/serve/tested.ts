@@ -7,7 +7,7 @@ import type { Config } from '../config.ts';
 import type { ItemTables } from '../item-tables.ts';
 import { mixingResult } from '../mixing.ts';
 import { shownMetrics } from '../table.ts';
-import type { ClientResult, GroupResult, RunResult } from '../train.ts';
+import { type ClientResult, type GroupResult, type RunResult, secondsOf } from '../train.ts';
 
 interface Tested {
   readonly client: RemoteClient;
@@ -85,6 +85,7 @@ async function tested(
   return found;
 }
 
+/** `started`: when the test began. */
 export async function resultOf(
   config: Config,
   store: RunStore,
@@ -129,7 +130,7 @@ export async function resultOf(
     ...(groups.length > 0 && { groups }),
     mixing: history.map(mixingResult),
     truncatedTests: tested.reduce((n, { truncated }) => n + truncated, 0),
-    seconds: (performance.now() - started) / 1000,
+    seconds: secondsOf(history) + (performance.now() - started) / 1000,
   };
 }
 
