@@ -18,6 +18,8 @@ export interface RecommendationOptions {
   readonly threshold: number;
   /** The attacks that compute states do so with the client's adapter. */
   readonly adapterKnown: boolean;
+  /** The model's head is its embedding table: who knows one knows both. */
+  readonly tied: boolean;
 }
 
 /** What the server sees of it, as far as the metric measures it: a cut is at a depth below n. */
@@ -103,9 +105,9 @@ function difference(without: Recommendation['without'], measured: Measured): str
 /** What an attack uses, with the adapter where it computes states. */
 function knowledgeOf(
   { attack }: AttackResult,
-  { adapterKnown }: Pick<Measured, 'adapterKnown'>,
+  { adapterKnown, tied }: Pick<Measured, 'adapterKnown' | 'tied'>,
 ): readonly Knowledge[] {
-  const uses = attackKnowledge[attack];
+  const uses = attackKnowledge[attack].map((one) => (tied && one === 'head' ? 'embedding' : one));
   return adapterKnown && uses.includes('weights') ? [...uses, 'adapter'] : uses;
 }
 

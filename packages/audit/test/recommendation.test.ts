@@ -18,7 +18,14 @@ const costs = cutCosts(
   layerCount,
   8,
 );
-const common = { costs, layerCount, metric: 'items', threshold: 0.1, adapterKnown: false } as const;
+const common = {
+  costs,
+  layerCount,
+  metric: 'items',
+  threshold: 0.1,
+  adapterKnown: false,
+  tied: false,
+} as const;
 
 describe('the smallest k', () => {
   test('from which all attacks stay under the threshold', () => {
@@ -84,6 +91,17 @@ describe('the smallest k', () => {
     const attacks = [...measured, ...curve('catalogue', [0.9, 0.9, 0.9, 0.9])];
     const { text } = recommendation({ attacks, ...common, metric: 'tokenAccuracy' });
     expect(text).toContain('k = 0 is the smallest at which inverter stay under');
+  });
+
+  test('a head that is the embedding table is known with it', () => {
+    const attacks = [...curve('head', [0.9, 0, 0, 0]), ...curve('search', [1, 1, 1, 1])];
+    const without = { knowledge: 'embedding', k: 1 };
+    expect(recommendation({ attacks, ...common }).without).toContainEqual(without);
+    const tied = recommendation({ attacks, ...common, tied: true });
+    expect(tied.without.map(({ knowledge }) => knowledge)).not.toContain('head');
+    expect(tied.text).toContain(
+      'did not know the embedding table of the base model, none of these attacks would',
+    );
   });
 
   test("what is computed with a client's adapter needs it", () => {

@@ -178,6 +178,7 @@ export async function audit(o: AuditOptions, progress: Progress = silent): Promi
         metric,
         threshold,
         adapterKnown: study.known !== undefined,
+        tied: model.cut.tied,
       }),
       seconds: (performance.now() - started) / 1000,
     };

@@ -62,6 +62,8 @@ export interface CutModel {
   readonly layerCount: number;
   readonly hiddenSize: number;
   readonly vocabularySize: number;
+  /** The head's matrix is the table of token embeddings. */
+  readonly tied: boolean;
   /** The table of token embeddings, [vocabulary, d]. */
   words(): Value;
   /** The graph of the embeddings: `states`, [tokens, d]. */

@@ -37,6 +37,7 @@ export function llamaCut(model: CausalModel, config: LlamaConfig): CutModel {
     layerCount: config.layerCount,
     hiddenSize: config.hiddenSize,
     vocabularySize: config.vocabularySize,
+    tied: config.tied,
     words: model.words,
     embedding: () => ({ states: model.embed(input('ids', 'int64', ['tokens'])) }),
     layout(sequences) {

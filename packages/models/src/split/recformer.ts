@@ -27,6 +27,7 @@ export function recformerCut(
     layerCount: config.layerCount,
     hiddenSize: config.hiddenSize,
     vocabularySize: config.vocabularySize,
+    tied: true,
     words: whole.words,
     // The form has no part in the embeddings.
     embedding: () => ({ states: whole.embed(sequenceGraph(config, 'dense').tokens) }),
