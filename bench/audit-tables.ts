@@ -45,7 +45,7 @@ function smallestCuts({ attacks, model, recommendation: { metric, threshold } }:
   const { layerCount } = model;
   const rows = attackNames.flatMap((name) => {
     const own = attacks.filter(({ attack, recovery }) => attack === name && recovery[metric]);
-    const k = smallestCut(own, { layerCount, metric, threshold });
+    const k = smallestCut({ attacks: own, layerCount, metric, threshold });
     return own.length === 0 ? [] : [[name, k === undefined ? 'none' : String(k)]];
   });
   return `Smallest k by attack (${metric} below ${threshold})\n\n${table(['attack', 'k'], rows)}`;
