@@ -1,5 +1,5 @@
 // What a federation says while it runs. Progress bars, logs, the store and the network listen to it.
-import type { TokenCounts, TrainingProgress } from './client.ts';
+import type { Evaluation, TokenCounts, TrainingProgress } from './client.ts';
 import type { CosineMeans } from './diagnostics.ts';
 import type { ReadParameters } from './parameters/round-parameters.ts';
 import type { Mixing, PreviousRound } from './strategies/strategy.ts';
@@ -19,7 +19,9 @@ export interface FederationState {
   readonly parameters: ReadonlyMap<string, ReadParameters>;
   /** Each client's round of the lowest validation loss of its own, once it has one; whoever wants its parameters keeps them then. */
   readonly best: ReadonlyMap<string, BestRound>;
-  /** Lowest validation loss over all clients. */
+  /** Each client's latest validation. */
+  readonly validation: ReadonlyMap<string, Evaluation>;
+  /** Lowest validation loss over all clients, since the last one was first evaluated. */
   readonly bestOverall: BestRound | undefined;
   readonly roundsWithoutImprovement: number;
   /** The last round, for strategies that look back; undefined before the first. */
@@ -42,7 +44,9 @@ export interface RoundRecord {
   /** Between different clients of one group, and of two; where two groups are known, and the cosines. */
   readonly cosineMeans?: CosineMeans;
   /** After mixing, of those who delivered it. */
-  readonly validation: Readonly<Record<string, { readonly loss: number; readonly samples: number }>>;
+  readonly validation: Readonly<Record<string, Evaluation>>;
+  /** The latest of those who did not deliver it; not there when all did. */
+  readonly carried?: Readonly<Record<string, Evaluation>>;
   /** Mean over the validation samples of all of these. */
   readonly validationLoss: number;
   /** Up to and with this round. */

@@ -180,6 +180,7 @@ async function* runRound({
   );
   const parametersOf = new Map(clients.map(({ name }, c) => [name, mixed[c]!]));
   const state = { ...advance(before, parametersOf, validation), previous: { clients: names, mixing } };
+  const carried = [...state.validation].filter(([name]) => !validation[name]);
   const bytes = present.map((c) => {
     const { crosses } = clients[c]!;
     return bytesOf([held[c]!], (name) => strategy.personal?.(name) || crosses?.(name) === false);
@@ -203,7 +204,8 @@ async function* runRound({
     effectiveClients: Object.fromEntries(names.map((name, row) => [name, effective[row]!])),
     ...(means && { cosineMeans: means }),
     validation,
-    validationLoss: overallLoss(Object.values(validation), round),
+    ...(carried.length > 0 && { carried: Object.fromEntries(carried) }),
+    validationLoss: overallLoss(state.validation, round),
     best: Object.fromEntries(
       [...state.best].map(([name, best]) => [name, { round: best.round, loss: best.loss }]),
     ),
@@ -224,7 +226,8 @@ async function* runRound({
 
 /**
  * The state after a round. A client without validation samples is best when all together are; one that was not evaluated
- * keeps its best.
+ * keeps its best, and counts among all with its latest loss. What all together had before a client was first evaluated is
+ * of others, so that the search for their best begins anew then.
  */
 function advance(
   before: FederationState,
@@ -232,23 +235,27 @@ function advance(
   validation: Readonly<Record<string, Evaluation>>,
 ): FederationState {
   const round = before.nextRound;
-  const overall = overallLoss(Object.values(validation), round);
+  const known = new Map([...before.validation, ...Object.entries(validation)]);
+  const overall = overallLoss(known, round);
+  const begins = Object.keys(validation).some((name) => !before.validation.has(name));
   const best = new Map(before.best);
   for (const name of parameters.keys()) {
     const own = validation[name];
     if (!own) continue;
-    const loss = own.samples > 0 ? own.loss : overall;
-    if (loss < (best.get(name)?.loss ?? Number.POSITIVE_INFINITY)) best.set(name, { round, loss });
+    const judges = own.samples > 0;
+    const loss = judges ? own.loss : overall;
+    const lowest = !judges && begins ? undefined : best.get(name)?.loss;
+    if (loss < (lowest ?? Number.POSITIVE_INFINITY)) best.set(name, { round, loss });
   }
-  const improved = overall < (before.bestOverall?.loss ?? Number.POSITIVE_INFINITY);
+  const improved = begins || overall < (before.bestOverall?.loss ?? Number.POSITIVE_INFINITY);
   const bestOverall: BestRound | undefined = improved ? { round, loss: overall } : before.bestOverall;
   const roundsWithoutImprovement = improved ? 0 : before.roundsWithoutImprovement + 1;
-  return { nextRound: round + 1, parameters, best, bestOverall, roundsWithoutImprovement };
+  return { nextRound: round + 1, parameters, best, validation: known, bestOverall, roundsWithoutImprovement };
 }
 
-/** sum n loss / sum n over the validation samples of those who were evaluated. */
-function overallLoss(evaluations: readonly Evaluation[], round: number): number {
-  const judging = evaluations.filter(({ samples }) => samples > 0);
+/** sum n loss / sum n over clients' validation samples. */
+function overallLoss(evaluations: ReadonlyMap<string, Evaluation>, round: number): number {
+  const judging = [...evaluations.values()].filter(({ samples }) => samples > 0);
   const total = judging.reduce((sum, { samples }) => sum + samples, 0);
   if (total === 0)
     throw new Error(
@@ -262,6 +269,7 @@ function startFrom(held: readonly Held[]): FederationState {
     nextRound: 0,
     parameters: new Map(held.map(({ client, tensors }) => [client, async () => tensors])),
     best: new Map(),
+    validation: new Map(),
     bestOverall: undefined,
     roundsWithoutImprovement: 0,
   };

@@ -348,7 +348,9 @@ describe('a client that is late', () => {
     expect(record).not.toHaveProperty('absent');
     const { 'client-1': first, 'client-3': third } = expected.validation;
     expect(record['validation']).toEqual({ 'client-1': first, 'client-3': third });
-    expect(record['validationLoss']).toBeCloseTo((first!.loss + third!.loss) / 2, 12);
+    const { 'client-2': latest } = rounds[0]!.record['validation'] as typeof expected.validation;
+    expect(record['carried']).toEqual({ 'client-2': latest });
+    expect(record['validationLoss']).toBeCloseTo((first!.loss + latest!.loss + third!.loss) / 3, 12);
     const best = (round: number) => (rounds[round]!.record['best'] as Record<string, unknown>)['client-2'];
     expect(best(1)).toEqual(best(0));
     expect(rounds[1]!.parameters).toEqual(whole[1]!.parameters);
@@ -494,11 +496,43 @@ describe('what is no fault of a client', () => {
 });
 
 describe('a round that nobody with validation samples took part in', () => {
-  it('cannot be judged', async () => {
-    const blind: Client = { ...one, evaluate: async () => ({ loss: 0, samples: 0 }) };
-    const run = { ...options, clients: [blind, astray(two, 1, { train: () => never })], strategy: fedavg() };
-    await expect(all({ ...run, participation: { ...hurried, quorum: 1 } })).rejects.toThrow(
-      'no client has validation samples in round 2',
-    );
+  const blind: Client = { ...one, evaluate: async () => ({ loss: 0, samples: 0 }) };
+  const run = (absent: number) => ({
+    ...options,
+    clients: [blind, astray(two, absent, { train: () => never })],
+    strategy: fedavg(),
+    participation: { ...hurried, quorum: 1 },
+  });
+
+  it('counts the losses of the round before', async () => {
+    const [first, second] = await finished(run(1));
+    expect(second!.record['validationLoss']).toBe(first!.record['validationLoss']);
+    expect(second!.record['roundsWithoutImprovement']).toBe(1);
+  });
+
+  it('cannot be judged if there was none', async () => {
+    await expect(all(run(0))).rejects.toThrow('no client has validation samples in round 1');
+  });
+});
+
+describe('a client of high loss that misses the first round', () => {
+  it('does not make that round the best of all', async () => {
+    const falling = (client: Client, height: number): Client => ({
+      ...client,
+      evaluate: async (_, { round }) => ({ loss: height * 0.9 ** round, samples: 10 }),
+    });
+    const blind: Client = { ...three, evaluate: async () => ({ loss: 0, samples: 0 }) };
+    const late = astray(falling(one, 4), 0, { train: () => never });
+    const events = await all({
+      ...options,
+      clients: [late, falling(two, 1), blind],
+      strategy: fedavg(),
+      rounds: 6,
+      patience: 2,
+      participation: { ...hurried, quorum: 2 },
+    });
+    const records = only(events, 'round-finished');
+    expect(records.map(({ bestOverall }) => bestOverall.round)).toEqual([0, 1, 2, 3, 4, 5]);
+    expect(records.at(-1)!.best['client-3']!.round).toBe(5);
   });
 });

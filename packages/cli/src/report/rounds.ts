@@ -18,7 +18,11 @@ export async function lossSection({ partition, rounds }: RunFiles): Promise<Sect
   const of = (value: (round: RoundFile, client: string) => number | undefined) =>
     new Map(clients.map((client) => [client, rounds.map((round) => value(round, client))]));
   const training = of(({ losses }, client) => losses[client]);
-  const validation = of(({ validation }, client) => validation[client]?.loss);
+  // One without validation samples goes by the others': it has no loss of its own.
+  const validation = of(({ validation }, client) => {
+    const own = validation[client];
+    return own && own.samples > 0 ? own.loss : undefined;
+  });
   const best = new Map(Object.entries(last.best).map(([client, { round }]) => [client, round]));
   const together = rounds.map(({ validationLoss }) => validationLoss);
   const figures = [

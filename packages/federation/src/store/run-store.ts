@@ -211,9 +211,17 @@ async function openLocked(
         everyone(last).map((client) => [client, () => format.read(join(folder(last.round), client))]),
       );
       const best = new Map(Object.entries(last.best));
+      const validation = new Map(Object.entries({ ...last.carried, ...last.validation }));
       const { bestOverall, roundsWithoutImprovement, clients, mixing } = last;
-      const previous = { clients, mixing };
-      return { nextRound: last.round + 1, parameters, best, bestOverall, roundsWithoutImprovement, previous };
+      return {
+        nextRound: last.round + 1,
+        parameters,
+        best,
+        validation,
+        bestOverall,
+        roundsWithoutImprovement,
+        previous: { clients, mixing },
+      };
     },
     history: async () => Promise.all((await completeRounds()).map(recordOf)),
     best,
