@@ -1,4 +1,7 @@
 // What a server could reconstruct of users from hidden states, measured on a model and data of one's own.
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import {
   type AttackName,
   type AuditedModel,
@@ -42,6 +45,7 @@ import {
   bootstrap,
   type Dataset,
   popularity,
+  type Recommender,
   readDataset,
   type Sample,
   splitRecommender,
@@ -433,7 +437,10 @@ function searchUnder({ kind }: Defence, { search }: StudyOptions): StudyOptions[
   return { budget: Math.min(search.budget, 16), tolerance: Number.POSITIVE_INFINITY, take: 'nearest' };
 }
 
-/** What the recommender is worth to users if states leave in this way. */
+/**
+ * What the recommender is worth to users if states leave in this way: those of users, and an encoder's of items. A
+ * language model's vectors of the catalogue's titles, which are nobody's, are exact.
+ */
 async function qualityThrough(
   { seed }: AuditOptions,
   { config, backend, trained }: Subject,
@@ -443,11 +450,26 @@ async function qualityThrough(
 ): Promise<DefenceResult['quality']> {
   const { middle, elsewhere } = middleHere(config, backend.layers, k);
   const { keeping } = backend.recommenders[0]!;
-  const own = keeping(k, release ? defendedMiddle(middle, release, k) : middle);
-  const recommender = splitRecommender(own, elsewhere);
   const parameters: NamedTensors = trained?.tensors ?? (await backend.initialParameters(seed));
-  const { metrics } = await recommender.evaluate(samples, parameters, { seed });
-  const loss = await recommender.loss(samples, parameters);
-  const recalls = metrics.map((one) => one['recall@10']!);
-  return { recallAt10: bootstrap(recalls, seed), loss, users: samples.length };
+  const through = async (own: Recommender) => {
+    const recommender = splitRecommender(own, elsewhere);
+    const { metrics } = await recommender.evaluate(samples, parameters, { seed });
+    const loss = await recommender.loss(samples, parameters);
+    const recalls = metrics.map((one) => one['recall@10']!);
+    return { recallAt10: bootstrap(recalls, seed), loss, users: samples.length };
+  };
+  if (!release) return through(keeping(k, middle));
+  const defended = defendedMiddle(middle, release, k);
+  if (config.recommender === 'bigrec') {
+    const exact = splitRecommender(keeping(k, middle), elsewhere);
+    // Leaves the titles' vectors in the cache.
+    await exact.evaluate(samples.slice(0, 1), parameters, { seed });
+    return through(keeping(k, defended));
+  }
+  const cacheDir = await mkdtemp(join(tmpdir(), 'fellrec-audit-'));
+  try {
+    return await through(keeping(k, defended, cacheDir));
+  } finally {
+    await rm(cacheDir, { recursive: true, force: true });
+  }
 }

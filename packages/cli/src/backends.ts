@@ -66,8 +66,11 @@ export interface ModelParts {
 /** What recommends the items of one catalogue. */
 export interface CatalogueRecommender {
   readonly recommender: Recommender;
-  /** The recommender of a client that keeps k layers and reaches the middle ones through `middle`. */
-  keeping(k: number, middle: MiddleLayers): Recommender;
+  /**
+   * The recommender of a client that keeps k layers and reaches the middle ones through `middle`. `cacheDir`: for vectors
+   * of titles and items (default: the configuration's, which is for states that arrive as they were sent).
+   */
+  keeping(k: number, middle: MiddleLayers, cacheDir?: string): Recommender;
 }
 
 /** One model, and a recommender for each catalogue. */
@@ -117,7 +120,7 @@ async function openBigrec(config: Config, { catalogues, runtime, report }: Backe
     texts.map((text) => {
       const { catalogue, domain } = text;
       const titles = catalogueTitles(text, config.generation.maxNewTokens);
-      const of = (model: LanguageModel, lora: LoraConfig) =>
+      const of = (model: LanguageModel, lora: LoraConfig, cacheDir = config.cache) =>
         bigrec({
           titles,
           model,
@@ -130,15 +133,16 @@ async function openBigrec(config: Config, { catalogues, runtime, report }: Backe
           beams: config.generation.beams,
           maxNewTokens: config.generation.maxNewTokens,
           generationBatch: config.generation.batch,
-          cacheDir: config.cache,
+          cacheDir,
           onProgress: (done, total) => report('title vectors', done, total),
         });
       return {
         recommender: of(model, config.lora),
-        keeping: (k, middle) =>
+        keeping: (k, middle, cacheDir) =>
           of(
             splitLanguageModel({ checkpoint, runtime, layers: parts.layers, kept: k, middle }),
             adapterOf(config.lora, k, checkpoint.config.layerCount),
+            cacheDir,
           ),
       };
     }),
@@ -152,8 +156,8 @@ function assembled(parts: ModelParts, recommenders: readonly CatalogueRecommende
     ...parts,
     recommenders: recommenders.map(({ recommender, keeping }) => ({
       recommender,
-      keeping(k, middle) {
-        const cut = keeping(k, middle);
+      keeping(k, middle, cacheDir) {
+        const cut = keeping(k, middle, cacheDir);
         opened.push(cut);
         return cut;
       },
@@ -194,7 +198,7 @@ async function openRecformerBackend(
     parts,
     catalogues.map((group) => {
       const { catalogue, attributes } = group;
-      const of = (model: EncoderModel, lora: LoraConfig) =>
+      const of = (model: EncoderModel, lora: LoraConfig, cacheDir: string | undefined) =>
         recformer({
           model,
           runtime,
@@ -204,12 +208,12 @@ async function openRecformerBackend(
           tune: tune === 'full' ? 'full' : lora,
           temperature,
           negatives,
-          cacheDir: config.cache,
+          cacheDir,
           onProgress: (done, total) => report('item vectors', done, total),
         });
       return {
-        recommender: inGroup(group, () => of(model, config.lora)),
-        keeping: (k, middle) =>
+        recommender: inGroup(group, () => of(model, config.lora, config.cache)),
+        keeping: (k, middle, cacheDir = config.cache) =>
           of(
             splitEncoder({
               checkpoint: limited,
@@ -220,6 +224,8 @@ async function openRecformerBackend(
               pooling: model.pooling,
             }),
             adapterOf(config.lora, k, checkpoint.config.layerCount),
+            // The client's parameters do not say what layers elsewhere have learned.
+            config.split.adapters === 'all-layers' ? undefined : cacheDir,
           ),
       };
     }),

@@ -246,7 +246,9 @@ function recommenderOf(backend: Backend, config: Config, connection: Connection,
     encoding: o.activations,
     trains: config.split.adapters === 'all-layers',
   });
-  return { recommender: keeping(o.k, middle), middle };
+  // Of states that were rounded on their way, vectors are others.
+  const cacheDir = o.activations === 'float32' ? config.cache : resolve(config.cache, o.activations);
+  return { recommender: keeping(o.k, middle, cacheDir), middle };
 }
 
 type Samples = Readonly<Record<'train' | 'validation' | 'test', ReturnType<typeof testSamples>>>;

@@ -1,6 +1,7 @@
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { AuditResult } from '@fellrec/audit';
+import { readSafetensors } from '@fellrec/models';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { embeddedModel, fellrec, type Workspace, workspace } from './shared.ts';
 
@@ -36,6 +37,12 @@ const audit = (...flags: string[]) =>
     ...flags,
   );
 
+async function titleVectors(cache: string): Promise<Float32Array> {
+  const [file, ...others] = readdirSync(cache).filter((name) => name.startsWith('titles-'));
+  expect(others).toEqual([]);
+  return (await readSafetensors(join(cache, file!))).get('vectors')!.data as Float32Array;
+}
+
 describe('fellrec audit', () => {
   test('a table, a report, a recommendation', async () => {
     const report = join(place.folder, 'audit.html');
@@ -47,18 +54,10 @@ describe('fellrec audit', () => {
   });
 
   test('as JSON, with what defences cost', async () => {
+    const cache = join(place.folder, 'defended');
     const { stdout, code } = await audit(
-      ...[
-        '--layers',
-        '1',
-        '--attacks',
-        'inverter,catalogue',
-        '--defences',
-        'none,int8',
-        '--defence-layers',
-        '1',
-        '--json',
-      ],
+      ...['--layers', '1', '--attacks', 'inverter,catalogue', '--cache', cache],
+      ...['--defences', 'int8,none', '--defence-layers', '1', '--json'],
     );
     expect(code).toBe(0);
     const { attacks, defences, costs, recommendation } = JSON.parse(stdout) as AuditResult;
@@ -67,9 +66,15 @@ describe('fellrec audit', () => {
       ['catalogue', 1],
     ]);
     expect(defences.map(({ defence, depth }) => [defence, depth])).toEqual([
-      ['none', 1],
       ['int8', 1],
+      ['none', 1],
     ]);
+    // What other runs read of titles is of states as they are.
+    const run = { name: 'plain', cache: join(place.folder, 'plain') };
+    expect((await fellrec('train', '-c', await place.config(run))).code).toBe(0);
+    const [found, expected] = await Promise.all([cache, run.cache].map(titleVectors));
+    expect(found!.length).toBe(expected!.length);
+    for (const [i, value] of expected!.entries()) expect(found![i]).toBeCloseTo(value, 4);
     expect(defences[0]!.quality).toMatchObject({ users: 2 });
     expect(costs.map(({ k }) => k)).toEqual([0, 1, 2, 3, 4]);
     expect(recommendation).toMatchObject({ metric: 'items', threshold: 0.1 });

@@ -1,5 +1,6 @@
 // Clients that keep some layers, in one process: with the middle's adapter trained it is the training of the whole model,
 // without it the client has no part in these layers; different clients may keep different ones.
+import { existsSync } from 'node:fs';
 import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { readAdapter } from '@fellrec/models';
@@ -76,6 +77,16 @@ describe.each(Object.keys(backends))('%s', (backend) => {
     const found = await fellrec('recommend', place.run(name), '--client', 'client-0', ...history);
     expect(JSON.parse(found.stdout).items).toHaveLength(3);
   });
+});
+
+test('vectors of items, of which the client knows only its own part of the parameters, are not kept', async () => {
+  const kept = async (adapters: 'all-layers' | 'client-layers') => {
+    const cache = join(place.folder, `cache-${adapters}`);
+    await trained('recformer', `kept-${adapters}`, { cache, split: { k: 0, adapters } });
+    return existsSync(cache);
+  };
+  expect(await kept('client-layers')).toBe(true);
+  expect(await kept('all-layers')).toBe(false);
 });
 
 test.each([

@@ -18,6 +18,9 @@ export interface Tokenizer {
 /** What a tokenizer is read from; the second may be missing. */
 export const tokenizerFiles = ['tokenizer.json', 'tokenizer_config.json'] as const;
 
+/** The text as it was: the library's clean-up would make `It's` of `It 's`. */
+const decoding = { skip_special_tokens: true, clean_up_tokenization_spaces: false };
+
 /** @throws if the folder has no usable tokenizer.json. */
 export async function loadTokenizer(directory: string): Promise<Tokenizer> {
   const [file, configFile] = tokenizerFiles.map((name) => join(directory, name)) as [string, string];
@@ -33,7 +36,7 @@ export async function loadTokenizer(directory: string): Promise<Tokenizer> {
     hash: createHash('sha256').update(JSON.stringify(texts)).digest('hex'),
     encode: (text) => library.encode(text).ids,
     encodeContinuation: (text) => library.encode(text, { add_special_tokens: false }).ids,
-    decode: (ids) => (ids.length === 0 ? '' : library.decode([...ids], { skip_special_tokens: true })),
+    decode: (ids) => (ids.length === 0 ? '' : library.decode([...ids], decoding)),
   };
 }
 

@@ -29,7 +29,10 @@ export interface TrainOptions {
 
 export interface TrainResult {
   readonly parameters: NamedTensors;
-  /** Mean over all samples of all epochs, without a proximal term. */
+  /**
+   * Mean over the batches of all epochs by their samples, without a proximal term. A batch of a language model has the
+   * mean over its labels.
+   */
   readonly loss: number;
   readonly tokens: TokenCounts;
 }

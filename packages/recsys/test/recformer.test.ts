@@ -286,6 +286,21 @@ test("item vectors are computed once for each parameters; those asked for recomm
   expect([encoded, stored()]).toEqual([26, 2]);
 });
 
+test('without a cache, item vectors are computed whenever they are asked for', async () => {
+  let encoded = 0;
+  const counting: EncoderModel = {
+    ...model,
+    encode(sequences, ...rest) {
+      encoded += sequences.length;
+      return model.encode(sequences, ...rest);
+    },
+  };
+  const recommender = open({ model: counting, cacheDir: undefined });
+  const start = await recommender.initialParameters(1);
+  expect(await recommender.loss(samples, start)).toBe(await recommender.loss(samples, start));
+  expect(encoded).toBe(24);
+});
+
 test('what clients exchange are weights: no item table, no position ids', async () => {
   const full = await open({ tune: 'full' }).initialParameters(1);
   expect([...full.keys()]).toEqual([...model.checkpoint.tensors.keys()]);

@@ -21,6 +21,10 @@ export function cosines(runtime: Runtime): Cosines {
     async *rows({ data, dims }, items) {
       const [count, d] = dims as [number, number];
       compiled ??= compile(d);
+      // What failed once may work the next time.
+      compiled.catch(() => {
+        compiled = undefined;
+      });
       const { run } = await compiled;
       for (let at = 0; at < count; at += rowsAtOnce) {
         const to = Math.min(count, at + rowsAtOnce);

@@ -23,7 +23,8 @@ export interface ItemTableOptions {
   readonly model: EncoderModel;
   readonly sequences: readonly ItemSequence[];
   readonly parameters: (tensors: NamedTensors) => EncoderParameters;
-  readonly cacheDir: string;
+  /** None: nothing is remembered, for the parameters are not all that vectors are computed with. */
+  readonly cacheDir: string | undefined;
   readonly onProgress?: ((done: number, total: number) => void) | undefined;
 }
 
@@ -58,15 +59,16 @@ export function itemTable({
 
   return {
     async vectors(tensors, { store: asked } = { store: false }) {
+      const compute = async () =>
+        unitRows(await encodeSorted(model, sequences, parameters(tensors), onProgress));
+      if (cacheDir === undefined) return compute();
       const name = key(tensors);
       const store = asked || isBase(tensors);
       const file = join(cacheDir, `items-${name}.safetensors`);
       const stored = known.get(name) ?? (await readVectors(file));
       known.delete(name);
       const fits = stored?.dims.join() === [sequences.length, model.checkpoint.config.hiddenSize].join();
-      const found = fits
-        ? stored!
-        : unitRows(await encodeSorted(model, sequences, parameters(tensors), onProgress));
+      const found = fits ? stored! : await compute();
       if (store && !(fits && existsSync(file))) {
         await mkdir(cacheDir, { recursive: true });
         await writeSafetensors(file, new Map([['vectors', found]]));

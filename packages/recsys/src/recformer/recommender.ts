@@ -36,7 +36,8 @@ export interface RecformerOptions {
   readonly temperature: number;
   /** Items that a target is compared with: all, or so many others drawn for each sample. */
   readonly negatives: 'all' | number;
-  readonly cacheDir: string;
+  /** Of item vectors. None: they are computed whenever they are asked for, as more than the parameters decides them. */
+  readonly cacheDir: string | undefined;
   /** Of the computation of item vectors. */
   readonly onProgress?: (done: number, total: number) => void;
 }
