@@ -268,7 +268,7 @@ async function markdown({ methods, seeds, baseline }: Comparison): Promise<strin
     'p',
     'spread',
     'worst client',
-    'MB',
+    'MiB',
     's',
   ];
   return [

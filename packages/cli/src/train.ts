@@ -55,6 +55,8 @@ export interface ClientResult {
   readonly truncated: number;
   /** How much what is injected into the ranking counts, where something is. */
   readonly gamma?: number;
+  /** Why there are no metrics of a client elsewhere that has test users; the result is without these. */
+  readonly missing?: string;
   /** Empty without test users. */
   readonly metrics: Metrics;
 }

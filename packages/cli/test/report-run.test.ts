@@ -84,8 +84,41 @@ test('a result of fewer rounds than there are by now does not count', async () =
 });
 
 test('a run that stopped early is complete', async () => {
-  const directory = await madeUp({ wantedRounds: 9 });
+  const directory = await madeUp({ wantedRounds: 9, patience: 1 });
   expect((await sectionsOf(directory)).get('Summary')).toContain('<dd>3 of 9: stopped early</dd>');
+});
+
+test('a run that was to go on is not complete with the result that it had', async () => {
+  const directory = await madeUp({ wantedRounds: 9 });
+  expect(await readRunFiles(directory)).toMatchObject({
+    missing: '3 of 9 rounds are done, and it has the result of these: go on with --resume',
+  });
+});
+
+test('who has no validation samples has no validation loss', async () => {
+  const directory = await madeUp();
+  const file = join(directory, 'rounds', '0001', 'round.json');
+  await change(file, (record) => ({
+    ...record,
+    validation: { ...(record['validation'] as object), 'client-1': { loss: 0, samples: 0 } },
+  }));
+  const losses = (await sectionsOf(directory)).get('Losses')!;
+  const rows = rowsOf(losses, 'Validation losses; ★ marks the best round');
+  expect(losses).not.toContain('0.0000');
+  expect(rows[2]).toEqual(['client-1', '2.3750', '– ★', '2.3750']);
+});
+
+test('who was not tested is named, and has the users that it joined with', async () => {
+  const directory = await madeUp();
+  await change(join(directory, 'result.json'), (result) => ({
+    ...result,
+    clients: (result['clients'] as { client: string }[]).map((one) =>
+      one.client === 'client-1' ? { ...one, testUsers: 0, metrics: {}, missing: 'it was late' } : one,
+    ),
+  }));
+  expect((await sectionsOf(directory)).get('Summary')).toContain(
+    'Over the test users of all but client-1 (it was late); floors',
+  );
 });
 
 test('a run that has just begun has a report', async () => {
@@ -376,9 +409,9 @@ test('a comparison has its numbers, its intervals, and what did not count', asyn
       '0.0200',
       '0.0500',
       '1,235',
-      '3.0 MB',
+      '3.0 MiB',
     ],
-    ['fellrec', '0.1200', '0.2400', '0.0600', '0.0300', '–', '33', '0.0300', '0.0600', '1,300', '3.0 MB'],
+    ['fellrec', '0.1200', '0.2400', '0.0600', '0.0300', '–', '33', '0.0300', '0.0600', '1,300', '3.0 MiB'],
     ['local', '0.0980', '0.1960', '0.0490', '0.0245', '–', '33', '–', '–', '–', '–'],
   ]);
   const change = '+20.0 % [+15.0 %, +25.0 %]';

@@ -55,7 +55,7 @@ export interface RoundRecord {
   readonly roundsWithoutImprovement: number;
   /**
    * Parameters exchanged: 4 bytes an element that a client holds, to everyone who took part and back, and to those who
-   * judged candidates once more for each.
+   * judged candidates once more for each that they did not have.
    */
   readonly bytes: { readonly down: number; readonly up: number };
   readonly seconds: {

@@ -144,8 +144,7 @@ async function* runRound({
   const compared = await comparisonsOf(strategy, parameters, present, clients.length);
   const statistics = { round, previous: before.previous, ...compared };
   const candidates = strategy.candidates?.(reports, statistics);
-  const judging =
-    candidates && (await judgingOf({ strategy: strategy.name, candidates, clients, present, parameters }));
+  const judging = candidates && (await judgingOf({ strategy, candidates, clients, present, parameters }));
   const comparingSeconds = comparing();
   const judgements = judging && (yield* runJudging(judging, round, participation));
 

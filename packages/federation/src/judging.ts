@@ -8,7 +8,7 @@ import type { HeldParameters, Mixture } from './parameters/held.ts';
 import type { ReadParameters } from './parameters/round-parameters.ts';
 import type { Participation } from './participation.ts';
 import { runPhase } from './phase.ts';
-import type { Candidate } from './strategies/strategy.ts';
+import type { Candidate, Strategy } from './strategies/strategy.ts';
 
 /** One client's candidates, of which equal ones are judged once. */
 export interface Judging {
@@ -17,10 +17,12 @@ export interface Judging {
   /** For each its place in `read`. */
   readonly places: readonly number[];
   readonly read: readonly ReadParameters[];
+  /** How many of these it is sent: under a strategy that shows others' parameters it has its own, and what it began with. */
+  readonly sent: number;
 }
 
 export interface CandidatesOptions {
-  readonly strategy: string;
+  readonly strategy: Pick<Strategy, 'name' | 'showsOthers'>;
   /** By client of `present`. */
   readonly candidates: readonly (readonly Candidate[])[];
   readonly clients: readonly Client[];
@@ -32,7 +34,7 @@ export interface CandidatesOptions {
 /** Computes what is to be judged. @throws if a client has no candidate, or one whose weights are none. */
 export async function judgingOf(options: CandidatesOptions): Promise<Judging[]> {
   const { strategy, candidates, clients, present, parameters } = options;
-  assertCandidates(candidates, present.length, strategy);
+  assertCandidates(candidates, present.length, strategy.name);
   const starts = parameters.starts();
   const wanted: Mixture[] = [];
   const judged = candidates.map((own, place) => {
@@ -47,7 +49,10 @@ export async function judgingOf(options: CandidatesOptions): Promise<Judging[]> 
       const number = wanted.push({ client, row: rowAmongAll(present, row, clients.length) }) - 1;
       return () => mixtures[number]!();
     });
-    return { client: clients[client]!, candidates: own, places, read };
+    const isOwn = ({ row }: Candidate) =>
+      row === 'start' || row.every((weight, j) => weight === Number(j === place));
+    const sent = strategy.showsOthers ? distinct.filter((one) => !isOwn(one)).length : distinct.length;
+    return { client: clients[client]!, candidates: own, places, read, sent };
   });
   const mixtures = await parameters.mixtures(wanted);
   return judged;
@@ -98,7 +103,7 @@ export async function* runJudging(
     losses: events.map((event) =>
       event && event.samples > 0 ? event.candidates.map(({ loss }) => loss) : undefined,
     ),
-    evaluations: events.map((event) => event?.evaluations ?? 0),
+    evaluations: events.map((event, place) => Math.min(event?.evaluations ?? 0, judging[place]!.sent)),
     seconds: Object.fromEntries(delivered.map(({ client, seconds }) => [client, seconds])),
     evaluationOf(place, row) {
       const known = judging[place]!.candidates.findIndex((candidate) => isSame(candidate.row, row));

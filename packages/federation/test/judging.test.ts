@@ -146,6 +146,15 @@ describe.each([
   });
 });
 
+describe('under fedfomo, a client', () => {
+  it('is sent the others and its mixture, and has its own and what it began with', async () => {
+    const [{ bytes }] = only(await all({ strategy: fedfomo() }), 'round-finished') as [
+      FederationEvent & { type: 'round-finished' },
+    ];
+    expect(bytes).toEqual({ down: 20 * 3 * (2 + 1), up: 20 * 3 });
+  });
+});
+
 describe('a client', () => {
   it('without validation samples is asked once, and judges nothing', async () => {
     const given: NamedTensors[] = [];

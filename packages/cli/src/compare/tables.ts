@@ -5,7 +5,7 @@ import { withoutInjection } from './methods.ts';
 import type { ComparedClient, ComparedMethod, Comparison } from './result.ts';
 
 const titles = Object.values(shownMetrics);
-const megabytes = (bytes: number) => bytes / 2 ** 20;
+const mebibytes = (bytes: number) => bytes / 2 ** 20;
 const fixed = (value: number | undefined, digits: number) =>
   value === undefined ? '-' : value.toFixed(digits);
 const signedPercent = (share: number) => `${share >= 0 ? '+' : '-'}${Math.abs(100 * share).toFixed(1)}`;
@@ -16,14 +16,14 @@ export function comparisonText(comparison: Comparison): string {
   const parts = [
     `${data.name}${model ? `, ${model.path}` : ''}; seeds ${seeds.join(', ')}; means over test users, then over seeds${seeds.length > 1 ? ', ± standard deviation over seeds' : ''}`,
     table(
-      ['method', ...titles, 'worst client', 'users', 'seconds', 'MB exchanged'],
+      ['method', ...titles, 'worst client', 'users', 'seconds', 'MiB exchanged'],
       methods.map((method) => [
         method.method,
         ...comparedMetrics.map((name) => withDeviation(method, name)),
         fixed(method.spread?.worst, 4),
         userCount(method),
         fixed(method.seconds, 0),
-        method.bytes === undefined ? '-' : megabytes(method.bytes).toFixed(1),
+        method.bytes === undefined ? '-' : mebibytes(method.bytes).toFixed(1),
       ]),
     ),
     ...againstTable(methods, baseline),

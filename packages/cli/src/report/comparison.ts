@@ -5,7 +5,7 @@ import { groupNames, injectedClients } from '../compare/tables.ts';
 import { shownMetrics } from '../table.ts';
 import { type Figure, figure, type LayeredChart, ruleStyles, seriesStyles } from './chart.ts';
 import { html, htmlTable, tableIfAny } from './html.ts';
-import { count, fixed, megabytes, missing } from './numbers.ts';
+import { count, fixed, mebibytes, missing } from './numbers.ts';
 import type { Section } from './page.ts';
 
 const metric = 'recall@10';
@@ -42,7 +42,7 @@ ${incomplete.length > 0 ? html`<div class="finding"><strong>Not complete, and co
       fixed(method.spread?.deviation, 4),
       fixed(method.spread?.worst, 4),
       method.seconds === undefined ? missing : count(Math.round(method.seconds)),
-      method.bytes === undefined ? missing : megabytes(method.bytes),
+      method.bytes === undefined ? missing : mebibytes(method.bytes),
     ]),
   },
 )}${forest && (await figure(forest))}${growth && (await figure(growth))}

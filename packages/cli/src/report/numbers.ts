@@ -4,7 +4,7 @@ export const missing = '–';
 export const count = (n: number) => n.toLocaleString('en-US');
 export const percent = (share: number) => `${(100 * share).toFixed(1)} %`;
 export const fixed = (value: number | undefined, digits: number) => value?.toFixed(digits) ?? missing;
-export const megabytes = (bytes: number) => `${(bytes / 2 ** 20).toFixed(1)} MB`;
+export const mebibytes = (bytes: number) => `${(bytes / 2 ** 20).toFixed(1)} MiB`;
 
 /** 42 s, 3 min 20 s, 2 h 5 min. */
 export function duration(seconds: number): string {

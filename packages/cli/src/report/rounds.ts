@@ -65,8 +65,7 @@ export async function warmthSection({ partition, rounds }: RunFiles): Promise<Se
     body: html`${await drawn([
       curves({
         title: 'Warmth over rounds',
-        caption:
-          'How much a client listens to the others: 0 to none, 1 as much as its similarity to them says. Clients with higher losses warm up later.',
+        caption: `How much a client listens to the others: 0 to none, 1 as much as its similarity to them says. Clients with higher losses warm up later.${rounds.some(({ mixing }) => mixing.chosen) ? ' Here it is that of the candidate which has it, whichever a client took.' : ''}`,
         unit: 'warmth',
         clients: warmth,
         domain: [0, 1],

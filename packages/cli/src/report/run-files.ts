@@ -98,6 +98,7 @@ const resultFile = z.object({
       bestRound: count.optional(),
       truncated: count,
       gamma: z.number().optional(),
+      missing: z.string().optional(),
       metrics,
     }),
   ),
@@ -192,17 +193,18 @@ async function assertReadable(directory: string, files: readonly string[]): Prom
     );
 }
 
-/** A result is of all rounds that are there: one of fewer was left by a run that went on. */
+/** A result is of all rounds, and these are there: a run that goes on leaves the old one until it has a new one. */
 function missingOf(
   { config: { federation }, rounds }: Pick<RunFiles, 'config' | 'rounds'>,
   result: ResultFile | undefined,
 ): string | undefined {
-  if (result?.rounds === rounds.length) return undefined;
   const goOn = 'go on with --resume';
-  if (result)
+  if (result && result.rounds !== rounds.length)
     return `its result is of ${result.rounds} rounds, and there are ${rounds.length} by now: ${goOn}`;
   const stopped = (rounds.at(-1)?.roundsWithoutImprovement ?? 0) >= federation.patience;
-  return rounds.length < federation.rounds && !stopped
-    ? `${rounds.length} of ${federation.rounds} rounds are done, and it has no result: ${goOn}`
+  if (rounds.length < federation.rounds && !stopped)
+    return `${rounds.length} of ${federation.rounds} rounds are done, and it has ${result ? 'the result of these' : 'no result'}: ${goOn}`;
+  return result
+    ? undefined
     : `its rounds are done, but it has no result, since it was not evaluated: ${goOn}`;
 }

@@ -46,7 +46,7 @@ function summarySection(run: RunFiles): Section {
 ${
   result &&
   htmlTable({
-    caption: 'Over all test users; floors are rankings that have learned nothing',
+    caption: `${testedUsers(result)}; floors are rankings that have learned nothing`,
     header: ['', 'test users', ...Object.values(shownMetrics)],
     rows: [
       [
@@ -60,6 +60,15 @@ ${
 }
 ${result?.groups && groupTable(result.groups)}`,
   };
+}
+
+function testedUsers({ clients }: ResultFile): string {
+  const untested = clients.flatMap(({ client, missing }) =>
+    missing === undefined ? [] : [`${client} (${missing})`],
+  );
+  return untested.length === 0
+    ? 'Over all test users'
+    : `Over the test users of all but ${untested.join(', ')}`;
 }
 
 /** Data sets; of several, also what came of each, which ranks its own items only. */
@@ -100,7 +109,7 @@ function partitionSection({ partition, rounds, result }: RunFiles): Section {
       users?.length,
       found?.trainSamples ?? trainSamples ?? last?.samples[name],
       validationSamples ?? last?.validation[name]?.samples,
-      found?.testUsers ?? testUsers,
+      found?.missing === undefined ? (found?.testUsers ?? testUsers) : testUsers,
       remote ? undefined : found?.truncated,
     ];
   });

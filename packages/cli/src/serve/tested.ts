@@ -93,7 +93,7 @@ export async function resultOf(
   started: number,
 ): Promise<RunResult> {
   const history = await store.history();
-  const clients = tested.map(({ client, bestRound, metrics, users, truncated: _ }): ClientResult => {
+  const clients = tested.map(({ client, bestRound, metrics, users, missing, truncated: _ }): ClientResult => {
     const losses = history.flatMap(({ losses }) => losses[client.name] ?? []);
     return {
       client: client.name,
@@ -102,6 +102,7 @@ export async function resultOf(
       ...(losses.length > 0 && { firstLoss: losses[0]!, lastLoss: losses.at(-1)! }),
       ...(bestRound !== undefined && { bestRound: bestRound + 1 }),
       truncated: 0,
+      ...(missing !== undefined && { missing }),
       metrics,
     };
   });
