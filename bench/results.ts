@@ -153,7 +153,7 @@ const studies: readonly Study[] = [
     config: 'configs/results-silos-smollm2.yaml',
     data: silos,
     model: 'smollm2-135m-instruct',
-    methods: ['fedavg', 'fellrec-relative', 'groups', 'popularity'],
+    methods: ['fedavg', 'fellrec-relative', 'popularity'],
     seeds: [1],
   },
   {
