@@ -258,47 +258,48 @@ test('item vectors are computed with the parameters that are given for them', as
   expect(await scores(start)).not.toEqual(await scores());
 });
 
-test("item vectors are computed once for each parameters; those asked for recommendations, and the base's, are stored", async () => {
+/** The model, and how many sequences it has encoded. */
+function countingModel(): EncoderModel & { readonly encoded: number } {
   let encoded = 0;
-  const counting: EncoderModel = {
+  return {
     ...model,
+    get encoded() {
+      return encoded;
+    },
     encode(sequences, ...rest) {
       encoded += sequences.length;
       return model.encode(sequences, ...rest);
     },
   };
+}
+
+test("item vectors are computed once for each parameters; those asked for recommendations, and the base's, are stored", async () => {
+  const counting = countingModel();
   const cacheDir = join(folder, 'counted');
   const stored = () => readdirSync(cacheDir).length;
   const recommender = open({ model: counting, cacheDir });
   const start = await recommender.initialParameters(1);
   await recommender.loss(samples, start);
   const { parameters } = await recommender.train(samples, start, { ...training, epochs: 1 });
-  expect([encoded, stored()]).toEqual([12, 1]);
+  expect([counting.encoded, stored()]).toEqual([12, 1]);
   await recommender.loss(samples, parameters);
-  expect([encoded, stored()]).toEqual([24, 1]);
+  expect([counting.encoded, stored()]).toEqual([24, 1]);
   await recommender.recommend(samples.slice(0, 1), parameters, { k: 1, seed: 1 });
-  expect([encoded, stored()]).toEqual([25, 2]);
+  expect([counting.encoded, stored()]).toEqual([25, 2]);
   // Another process finds them, and so does one that starts from another fresh adapter: it adds nothing either.
   const other = open({ model: counting, cacheDir });
   await other.recommend(samples.slice(0, 1), parameters, { k: 1, seed: 1 });
-  expect(encoded).toBe(26);
+  expect(counting.encoded).toBe(26);
   await other.loss(samples, await other.initialParameters(2));
-  expect([encoded, stored()]).toEqual([26, 2]);
+  expect([counting.encoded, stored()]).toEqual([26, 2]);
 });
 
 test('without a cache, item vectors are computed whenever they are asked for', async () => {
-  let encoded = 0;
-  const counting: EncoderModel = {
-    ...model,
-    encode(sequences, ...rest) {
-      encoded += sequences.length;
-      return model.encode(sequences, ...rest);
-    },
-  };
+  const counting = countingModel();
   const recommender = open({ model: counting, cacheDir: undefined });
   const start = await recommender.initialParameters(1);
   expect(await recommender.loss(samples, start)).toBe(await recommender.loss(samples, start));
-  expect(encoded).toBe(24);
+  expect(counting.encoded).toBe(24);
 });
 
 test('what clients exchange are weights: no item table, no position ids', async () => {
