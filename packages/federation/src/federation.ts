@@ -236,7 +236,9 @@ function advance(
   const round = before.nextRound;
   const known = new Map([...before.validation, ...Object.entries(validation)]);
   const overall = overallLoss(known, round);
-  const begins = Object.keys(validation).some((name) => !before.validation.has(name));
+  const begins = Object.entries(validation).some(
+    ([name, { samples }]) => samples > 0 && !before.validation.has(name),
+  );
   const best = new Map(before.best);
   for (const name of parameters.keys()) {
     const own = validation[name];

@@ -515,6 +515,26 @@ describe('a round that nobody with validation samples took part in', () => {
   });
 });
 
+describe('a client without validation samples that is first evaluated later', () => {
+  it('changes nothing in what all together have', async () => {
+    const rising: Client = { ...one, evaluate: async (_, { round }) => ({ loss: 1 + round, samples: 10 }) };
+    const late = astray({ ...two, evaluate: async () => ({ loss: 0, samples: 0 }) }, 0, {
+      train: () => never,
+    });
+    const events = await all({
+      ...options,
+      clients: [rising, late],
+      strategy: fedavg(),
+      rounds: 2,
+      participation: { ...hurried, quorum: 1 },
+    });
+    const records = only(events, 'round-finished');
+    expect(records.map(({ clients }) => clients.length)).toEqual([1, 2]);
+    expect(records[1]!.bestOverall).toEqual({ round: 0, loss: 1 });
+    expect(records[1]!.roundsWithoutImprovement).toBe(1);
+  });
+});
+
 describe('a client of high loss that misses the first round', () => {
   it('does not make that round the best of all', async () => {
     const falling = (client: Client, height: number): Client => ({
