@@ -22,7 +22,7 @@ export interface FloorOptions {
   readonly ks?: readonly number[];
 }
 
-/** Metrics of each sample under a ranking that is the same for every history. */
+/** Metrics of each sample under a ranking that does not look at what the history says. */
 export function floorMetrics(
   floor: Floor,
   samples: readonly Sample[],
